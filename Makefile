@@ -1,0 +1,32 @@
+# One line behind `##` is what `make help` shows.
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.PHONY: help demo test run crds lint fmt tools
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: tools ## Watch it work on a real Kubernetes API and a real Prefect; stays until Ctrl-C (ONCE=1: ends by itself)
+	$(CARGO) build --locked
+	ONCE=$(ONCE) $(CARGO) run --locked --quiet --example demo
+
+test: tools ## Run all tests, on the real parts
+	$(CARGO) build --locked
+	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --all-targets
+
+run: ## Run the operator against the cluster of the current kubeconfig
+	$(CARGO) run --locked -- run
+
+crds: ## Generate crds/ from the Rust types
+	$(CARGO) run --locked -- crds --output crds
+
+lint: ## Check the formatting and run clippy, warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+tools: ## Install what tests and demo run against into target/tools (first time: about 5 minutes)
+	@bash tests/tools.sh

@@ -1,0 +1,195 @@
+//! What the kinds share: references, targets, status.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::core::Duration;
+use kube::{KubeSchema, core::cel::Rule};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// The most entries that `spec.data` may have.
+pub const MAX_ENTRIES: usize = 512;
+
+/// Which workspace to read from. Without it: the PrefectWorkspace `default` of the namespace.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceRef {
+    /// The workspace's kind; PrefectWorkspace when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<WorkspaceKind>,
+    /// The workspace's name, in the namespace of this object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The kinds of workspaces.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
+pub enum WorkspaceKind {
+    /// A workspace of one namespace.
+    PrefectWorkspace,
+}
+
+impl WorkspaceKind {
+    /// The kind as Kubernetes writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PrefectWorkspace => "PrefectWorkspace",
+        }
+    }
+}
+
+/// Labels and annotations for the target.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateMetadata {
+    /// Labels of the target, besides the operator's own. Keys of Kubernetes (kubernetes.io, k8s.io; but
+    /// app.kubernetes.io is fine) and of prefect-sync.dev are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = metadata_rule("labels must not use keys of kubernetes.io, k8s.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the target, besides the operator's own. The same keys are refused as for labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = metadata_rule("annotations must not use keys of kubernetes.io, k8s.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+fn metadata_rule(message: &str) -> Rule {
+    Rule::new(
+        "self.all(k, k.startsWith('app.kubernetes.io/') || !(k.contains('/') && (k.split('/')[0] == 'kubernetes.io' || k.split('/')[0].endsWith('.kubernetes.io') || k.split('/')[0] == 'k8s.io' || k.split('/')[0].endsWith('.k8s.io') || k.split('/')[0].endsWith('prefect-sync.dev'))))",
+    )
+    .message(message)
+}
+
+/// What happens to the target with the object that made it.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum CreationPolicy {
+    /// The target belongs to this object: its data is exactly what this object says, and Kubernetes deletes it
+    /// with the object. The default.
+    #[default]
+    Owner,
+}
+
+/// What happens to a key of the target when Prefect confirms that what it came from is gone.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum DeletionPolicy {
+    /// A required key keeps its last value, and the object is not Ready. The default.
+    #[default]
+    Retain,
+    /// The key is removed, and the target with its last key.
+    Delete,
+}
+
+/// Where an entry's value came from.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum Source {
+    /// The workspace's `local.configToml`.
+    Local,
+    /// Prefect's API.
+    Api,
+    /// The entry's own `default`: Prefect confirmed that there is no value.
+    Default,
+}
+
+/// The state of one entry.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum EntryState {
+    /// The target holds the current value.
+    Synced,
+    /// Prefect confirmed that there is no value, and the target has no such key.
+    Absent,
+    /// The target keeps the last good value; `reason` says why it is not current.
+    Retained,
+    /// There is no value to deliver; `reason` says why.
+    Failed,
+    /// Not yet read.
+    Pending,
+}
+
+/// One entry of `spec.data`: its state and where its value came from, never the value.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryStatus {
+    /// The key in the target.
+    pub key: String,
+    /// What became of it.
+    pub state: EntryState,
+    /// Who answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Why it is not as asked for, in one word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What was tried and what to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// The workspace that an object's `workspaceRef` led to.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedWorkspace {
+    /// Its kind.
+    pub kind: WorkspaceKind,
+    /// Its name.
+    pub name: String,
+}
+
+/// The target that was written last.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetStatus {
+    /// Its name, in the namespace of this object.
+    pub name: String,
+}
+
+/// What the operator last saw and did. It holds no value and no hash of one.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`; `Reconciling` and `Stalled` while they hold, as kstatus reads them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The workspace that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<ResolvedWorkspace>,
+    /// The target that was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetStatus>,
+    /// How many of the entries are as asked for, `3/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+    /// Each entry of `spec.data`, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<EntryStatus>,
+    /// Since when the target could not follow Prefect; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Time>,
+    /// When the target's content last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_change_time: Option<Time>,
+}
+
+/// The shape of a legal key of a Secret or ConfigMap: letters, digits, `-`, `_`, `.`, at most 253, neither `.`
+/// nor starting with `..`.
+pub const KEY_PATTERN: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
+
+/// Go's duration syntax without sign: `500ms`, `30s`, `1h30m`.
+pub const DURATION_PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
+
+pub(crate) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "maxLength": 32, "nullable": true })
+}
+
+/// A duration of the spec, or `default`.
+#[must_use]
+pub fn duration_or(value: Option<Duration>, default: std::time::Duration) -> std::time::Duration {
+    value.map_or(default, |d| if d.is_negative() { default } else { d.into() })
+}

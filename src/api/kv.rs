@@ -1,0 +1,110 @@
+//! `PrefectKV`: variables that become a ConfigMap.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{
+    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, SyncStatus, TemplateMetadata, WorkspaceRef,
+};
+
+/// Prefect variables that become one ConfigMap. It reads variables only, so that nothing secret ends in a
+/// ConfigMap.
+#[derive(CustomResource, Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[kube(
+    group = "prefect-sync.dev",
+    version = "v1alpha1",
+    kind = "PrefectKV",
+    plural = "prefectkvs",
+    shortname = "pkv",
+    category = "prefect",
+    namespaced,
+    status = "SyncStatus",
+    doc = "Prefect variables that become one ConfigMap, kept up to date.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Keys", type_ = "string", json_path = ".status.keys"),
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.target.name"),
+    printcolumn(name = "Workspace", type_ = "string", json_path = ".status.workspace.name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PrefectKVSpec {
+    /// Which workspace to read from. Default: the PrefectWorkspace `default` of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_ref: Option<WorkspaceRef>,
+    /// What to read, one key of the ConfigMap each.
+    #[schemars(length(min = 1, max = MAX_ENTRIES))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["configMapKey".into()]))]
+    pub data: Vec<KVEntry>,
+    /// The ConfigMap to write. Default: one of the name of this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<ConfigMapTarget>,
+    /// While true nothing is read or written for this object, and its ConfigMap stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+}
+
+/// One key of the ConfigMap.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.optional) && self.optional && has(self.default))").message("set optional or default, not both: a default already stands in where Prefect has no value"))]
+pub struct KVEntry {
+    /// The key in the ConfigMap: letters, digits, '-', '_' and '.'.
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY_PATTERN))]
+    pub config_map_key: String,
+    /// What to read from Prefect.
+    pub remote_ref: KVRemoteRef,
+    /// When true and Prefect confirms that there is no value, the key is left out and the object stays Ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+    /// The value when Prefect confirms that there is none; never used because of an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub default: Option<String>,
+}
+
+/// A variable, or a part of one.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KVRemoteRef {
+    /// The variable's name.
+    #[schemars(length(min = 1, max = 255))]
+    pub key: String,
+    /// A path into the value, such as `a.b[0].c` or `a["b.c"]`. It also looks inside a string that holds JSON.
+    /// Without it: the whole value; strings as they are, everything else as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub property: Option<String>,
+}
+
+/// The ConfigMap to write.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapTarget {
+    /// Its name. Default: the name of this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub name: Option<String>,
+    /// To whom it belongs. Default: Owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation_policy: Option<CreationPolicy>,
+    /// What happens to a key when Prefect confirms that its value is gone. Default: Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// Its labels and annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<ConfigMapTemplate>,
+}
+
+/// What the ConfigMap looks like besides its data.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapTemplate {
+    /// Labels and annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<TemplateMetadata>,
+}

@@ -1,0 +1,49 @@
+//! The custom resource types, group `prefect-sync.dev/v1alpha1`, and nothing else.
+//!
+//! These types are what a user writes and what the API server stores. The CRDs in `crds/` are generated from
+//! them (`make crds`; a test fails when they are stale), so every doc comment here is what `kubectl explain` says.
+//!
+//! **Invariant:** no field has a schema default: a GitOps tool would see a diff. Defaults are applied by
+//! [`sync`](crate::sync), where they are documented on the field.
+
+mod common;
+mod kv;
+mod secret;
+mod workspace;
+
+pub use common::*;
+pub use kv::*;
+pub use secret::*;
+pub use workspace::*;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+/// The API group of all kinds, and the prefix of our labels and annotations.
+pub const GROUP: &str = "prefect-sync.dev";
+
+/// Label by which a Secret (or a ConfigMap with a CA bundle) offers itself to workspaces; its value is
+/// [`OFFER_WORKSPACE`]. Without it, whoever may create a workspace could send any Secret to a server of theirs.
+pub const OFFER_LABEL: &str = "prefect-sync.dev/offer";
+/// The value of [`OFFER_LABEL`] that workspaces look for.
+pub const OFFER_WORKSPACE: &str = "workspace";
+
+/// Label on every target: the kind that owns it (`PrefectSecret` or `PrefectKV`). Targets are watched by it.
+pub const OWNED_BY_LABEL: &str = "prefect-sync.dev/owned-by";
+/// Annotation on every target: `KIND/NAME` of the object that owns it.
+pub const OWNER_ANNOTATION: &str = "prefect-sync.dev/owner";
+/// Annotation by which an existing Secret or ConfigMap accepts an object (`KIND/NAME`) as its new owner.
+pub const ACCEPTS_ANNOTATION: &str = "prefect-sync.dev/accepts";
+/// Annotation on a target: which labels and annotations came from `template.metadata`, so that those that are
+/// taken out of the template can be removed again.
+pub const TEMPLATE_ANNOTATION: &str = "prefect-sync.dev/template-metadata";
+
+/// All definitions, by file name.
+#[must_use]
+pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
+    vec![
+        ("prefectworkspaces.yaml", PrefectWorkspace::crd()),
+        ("prefectsecrets.yaml", PrefectSecret::crd()),
+        ("prefectkvs.yaml", PrefectKV::crd()),
+    ]
+}

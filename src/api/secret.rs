@@ -1,0 +1,129 @@
+//! `PrefectSecret`: blocks (and variables) that become a Secret.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{
+    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, SyncStatus, TemplateMetadata, WorkspaceRef,
+};
+
+/// Prefect blocks and variables that become one Secret.
+#[derive(CustomResource, Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[kube(
+    group = "prefect-sync.dev",
+    version = "v1alpha1",
+    kind = "PrefectSecret",
+    plural = "prefectsecrets",
+    shortname = "psec",
+    category = "prefect",
+    namespaced,
+    status = "SyncStatus",
+    doc = "Prefect blocks and variables that become one Secret, kept up to date.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Keys", type_ = "string", json_path = ".status.keys"),
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.target.name"),
+    printcolumn(name = "Workspace", type_ = "string", json_path = ".status.workspace.name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PrefectSecretSpec {
+    /// Which workspace to read from. Default: the PrefectWorkspace `default` of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_ref: Option<WorkspaceRef>,
+    /// What to read, one key of the Secret each.
+    #[schemars(length(min = 1, max = MAX_ENTRIES))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["secretKey".into()]))]
+    pub data: Vec<SecretEntry>,
+    /// The Secret to write. Default: one of the name of this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<SecretTarget>,
+    /// While true nothing is read or written for this object, and its Secret stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+}
+
+/// One key of the Secret.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.optional) && self.optional && has(self.default))").message("set optional or default, not both: a default already stands in where Prefect has no value"))]
+pub struct SecretEntry {
+    /// The key in the Secret: letters, digits, '-', '_' and '.'.
+    #[schemars(length(min = 1, max = 253), regex(pattern = KEY_PATTERN))]
+    pub secret_key: String,
+    /// What to read from Prefect.
+    pub remote_ref: SecretRemoteRef,
+    /// When true and Prefect confirms that there is no value, the key is left out and the object stays Ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+    /// The value when Prefect confirms that there is none; never used because of an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub default: Option<String>,
+}
+
+/// A block, or a field of one, or a variable.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.key) != has(self.variable)").message("set remoteRef.key (a block) or remoteRef.variable, exactly one of them"),
+    validation = Rule::new("!(has(self.blockType) && has(self.variable))").message("remoteRef.blockType goes with remoteRef.key; a variable has no block type")
+)]
+pub struct SecretRemoteRef {
+    /// The block's name. For Secret blocks the workspace's local secrets are asked first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub key: Option<String>,
+    /// The block's type as in its address, such as `aws-credentials`. Default: `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub block_type: Option<String>,
+    /// The variable's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub variable: Option<String>,
+    /// A path into the value, such as `aws_secret_access_key`, `a.b[0].c` or `a["b.c"]`. It also looks inside a
+    /// string that holds JSON. Without it: a Secret block's value, a variable's value, or another block's fields
+    /// as one JSON object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub property: Option<String>,
+}
+
+/// The Secret to write.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretTarget {
+    /// Its name. Default: the name of this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub name: Option<String>,
+    /// To whom it belongs. Default: Owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation_policy: Option<CreationPolicy>,
+    /// What happens to a key when Prefect confirms that its value is gone. Default: Retain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// Its type, labels and annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<SecretTemplate>,
+}
+
+/// What the Secret looks like besides its data.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretTemplate {
+    /// The Secret's type. Default: Opaque. Of Kubernetes' own types only kubernetes.io/dockerconfigjson, tls,
+    /// basic-auth and ssh-auth are allowed, as the others give power over the cluster. A change replaces the Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self in ['Opaque', 'kubernetes.io/dockerconfigjson', 'kubernetes.io/tls', 'kubernetes.io/basic-auth', 'kubernetes.io/ssh-auth'] || !self.split('/')[0].endsWith('kubernetes.io')").message("type must be Opaque, kubernetes.io/dockerconfigjson, kubernetes.io/tls, kubernetes.io/basic-auth, kubernetes.io/ssh-auth or a type outside kubernetes.io: the others give power over the cluster"))]
+    pub r#type: Option<String>,
+    /// Labels and annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<TemplateMetadata>,
+}

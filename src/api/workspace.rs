@@ -1,0 +1,176 @@
+//! `PrefectWorkspace`: how to reach Prefect, and with which credentials.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::Duration as GoDuration;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::common::{duration_or, duration_schema};
+
+/// Default of `spec.refreshInterval`.
+pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+/// Default of `spec.staleAfter`.
+pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(600);
+
+/// How to reach one Prefect workspace, and with which credentials. Values flow from Prefect into Kubernetes;
+/// nothing is ever written to Prefect.
+#[derive(CustomResource, Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[kube(
+    group = "prefect-sync.dev",
+    version = "v1alpha1",
+    kind = "PrefectWorkspace",
+    plural = "prefectworkspaces",
+    shortname = "pws",
+    category = "prefect",
+    namespaced,
+    status = "WorkspaceStatus",
+    doc = "How to reach one Prefect workspace (Cloud or self-hosted) and with which credentials.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Server", type_ = "string", json_path = ".status.serverVersion"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.apiUrl", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.api) || has(self.local)").message("set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both"))]
+pub struct PrefectWorkspaceSpec {
+    /// Prefect's API, versions 2 and 3, Cloud or self-hosted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiSpec>,
+    /// Local secrets, consulted before the API, as Prefect itself does. Alone it needs no Prefect at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalSpec>,
+    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("refreshInterval must be between 1s and 24h, such as 30s or 5m"))]
+    pub refresh_interval: Option<GoDuration>,
+    /// How long the objects of this workspace stay Ready on their last good values while Prefect can't be read.
+    /// The workspace itself says so at once. Default 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('720h')").message("staleAfter must be at most 720h"))]
+    pub stale_after: Option<GoDuration>,
+}
+
+impl PrefectWorkspaceSpec {
+    /// `refreshInterval`, or its default.
+    #[must_use]
+    pub fn refresh_interval(&self) -> Duration {
+        duration_or(self.refresh_interval, DEFAULT_REFRESH_INTERVAL).max(Duration::from_secs(1))
+    }
+
+    /// `staleAfter`, or its default.
+    #[must_use]
+    pub fn stale_after(&self) -> Duration {
+        duration_or(self.stale_after, DEFAULT_STALE_AFTER)
+    }
+}
+
+impl PrefectWorkspaceSpec {
+    /// The names of the Secrets that it reads.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let api = self.api.iter().flat_map(|api| api.api_key.iter().chain(&api.auth_string));
+        api.chain(self.local.iter().map(|local| &local.config_toml)).map(|source| source.secret_key_ref.name.as_str())
+    }
+
+    /// The names of the ConfigMaps that it reads.
+    pub fn config_maps(&self) -> impl Iterator<Item = &str> {
+        self.api.iter().flat_map(|api| &api.ca_bundle).map(|source| source.config_map_key_ref.name.as_str())
+    }
+}
+
+/// Where Prefect's API is, and what it wants to see.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.accountId) == has(self.workspaceId)").message("set accountId and workspaceId together, or neither; both are in the address that the browser shows"),
+    validation = Rule::new("!(has(self.apiKey) && has(self.authString))").message("set apiKey (Prefect Cloud) or authString (self-hosted), not both")
+)]
+pub struct ApiSpec {
+    /// What PREFECT_API_URL holds, such as http://prefect-server:4200/api or https://api.prefect.cloud/api; the
+    /// address copied from the browser is fine too.
+    #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = Rule::new("self.startsWith('http://') || self.startsWith('https://')").message("url must start with http:// or https://, such as http://prefect-server:4200/api"))]
+    pub url: String,
+    /// Prefect Cloud's account ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub account_id: Option<String>,
+    /// Prefect Cloud's workspace ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub workspace_id: Option<String>,
+    /// Prefect Cloud's API key. The Secret needs the label prefect-sync.dev/offer=workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<SecretSource>,
+    /// The PREFECT_API_AUTH_STRING of a self-hosted server, such as admin:pass. The Secret needs the label
+    /// prefect-sync.dev/offer=workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_string: Option<SecretSource>,
+    /// Certificates (PEM) to trust besides the public ones. The ConfigMap needs the label
+    /// prefect-sync.dev/offer=workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<ConfigMapSource>,
+}
+
+/// Local secrets, as Prefect 1 keeps them.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalSpec {
+    /// A Prefect 1 config.toml whose [context.secrets] are consulted first. The Secret needs the label
+    /// prefect-sync.dev/offer=workspace.
+    pub config_toml: SecretSource,
+}
+
+/// A value that a Secret holds.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretSource {
+    /// Which key of which Secret.
+    pub secret_key_ref: KeyRef,
+}
+
+/// A value that a ConfigMap holds.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapSource {
+    /// Which key of which ConfigMap.
+    pub config_map_key_ref: KeyRef,
+}
+
+/// A key of a Secret or ConfigMap in the workspace's namespace.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyRef {
+    /// The object's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The key in it. Defaults: `key` for apiKey, `auth-string` for authString, `ca.crt` for caBundle,
+    /// `config.toml` for configToml (the first two as in Prefect's own Helm chart).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+}
+
+/// What the operator last saw of the workspace.
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkspaceStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready` says whether Prefect answers and the credentials work; `Reconciling` and `Stalled` while they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The API's address as it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_url: Option<String>,
+    /// The version that the server says it is; `cloud` where it says none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
+}

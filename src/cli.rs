@@ -1,0 +1,91 @@
+//! Flags, each with its environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::telemetry::LogFormat;
+
+/// From Prefect into Kubernetes: keeps Secrets and ConfigMaps in step with Prefect's blocks and variables.
+/// Nothing is ever written to Prefect.
+#[derive(Parser, Debug)]
+#[command(name = "prefect-sync", version, max_term_width = 100)]
+pub struct Cli {
+    /// How much to log: a level (error, warn, info, debug) or directives such as info,prefect_sync=debug.
+    #[arg(long, global = true, env = "PREFECT_SYNC_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// How logs look: text on a terminal and JSON elsewhere, unless told.
+    #[arg(long, global = true, env = "PREFECT_SYNC_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the operator: in a cluster with its service account, elsewhere with the current kubeconfig.
+    Run(RunArgs),
+    /// Show what objects in files would become, without a cluster: keys, where they come from, sizes. Values only
+    /// when asked for. Exits with 1 when an entry can't be resolved.
+    Render(RenderArgs),
+    /// Print the custom resource definitions, to apply with kubectl.
+    Crds(CrdsArgs),
+}
+
+/// Flags of `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Work in these namespaces only, separated by commas. Without it: the whole cluster.
+    #[arg(long, env = "PREFECT_SYNC_NAMESPACES", value_delimiter = ',', value_name = "NAMES")]
+    pub namespaces: Vec<String>,
+    /// Hosts that workspaces may point to: api.prefect.cloud, prefect-server:4200 or *.example.com, separated by
+    /// commas. Without it: any host.
+    #[arg(long, env = "PREFECT_SYNC_ALLOWED_API_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
+    pub allowed_api_hosts: Vec<String>,
+    /// Where /livez and /readyz are served.
+    #[arg(long, env = "PREFECT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    pub health_address: SocketAddr,
+}
+
+/// Flags of `render`.
+#[derive(Args, Debug)]
+pub struct RenderArgs {
+    /// Files with PrefectSecrets and PrefectKVs, and if you like the PrefectWorkspace, Secrets and ConfigMaps that
+    /// they use; - is standard input. Repeat for more. A workspace that no file has is taken from PREFECT_API_URL,
+    /// PREFECT_API_KEY and PREFECT_API_AUTH_STRING, else from the active profile, as Prefect itself does.
+    #[arg(
+        short,
+        long = "filename",
+        env = "PREFECT_SYNC_FILES",
+        value_delimiter = ',',
+        required = true,
+        value_name = "FILE"
+    )]
+    pub files: Vec<PathBuf>,
+    /// A table, or the Secrets and ConfigMaps as YAML (needs --show-values).
+    #[arg(short, long, env = "PREFECT_SYNC_OUTPUT", value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Print values. Not in a CI job whose log others read.
+    #[arg(long, env = "PREFECT_SYNC_SHOW_VALUES")]
+    pub show_values: bool,
+}
+
+/// How `render` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Keys, sources and sizes.
+    Table,
+    /// Manifests, with values.
+    Yaml,
+}
+
+/// Flags of `crds`.
+#[derive(Args, Debug)]
+pub struct CrdsArgs {
+    /// Write one file a kind into this folder instead of printing them.
+    #[arg(long, env = "PREFECT_SYNC_CRDS_OUTPUT", value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+}

@@ -1,0 +1,142 @@
+//! What differs between the two kinds, and nothing else.
+
+use std::fmt::Debug;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::{DeserializeGuard, NamespaceResourceScope, ObjectMeta};
+use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::api::{PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
+use crate::sync::{Kind, Manifest, Object, Target};
+
+/// An object that the current types may not be able to parse: one such object harms no other.
+pub type Guarded<K> = DeserializeGuard<K>;
+/// A guarded workspace.
+pub type Workspace = DeserializeGuard<PrefectWorkspace>;
+
+/// A kind that syncs into a kind of target.
+pub trait SyncKind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+    /// Which one it is.
+    const KIND: Kind;
+    /// What it writes.
+    type Target: TargetKind;
+
+    /// What it asks for.
+    fn object(&self) -> Object;
+    /// Its status.
+    fn status(&self) -> Option<&SyncStatus>;
+}
+
+/// A kind of target.
+pub trait TargetKind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+    + 'static
+{
+    /// The object to write.
+    fn from_manifest(manifest: &Manifest) -> Self;
+    /// What was read. Consumes it, so that no second copy of the values stays.
+    fn into_target(self) -> Target;
+}
+
+impl SyncKind for PrefectSecret {
+    const KIND: Kind = Kind::PrefectSecret;
+    type Target = Secret;
+
+    fn object(&self) -> Object {
+        Object::from(self)
+    }
+
+    fn status(&self) -> Option<&SyncStatus> {
+        self.status.as_ref()
+    }
+}
+
+impl SyncKind for PrefectKV {
+    const KIND: Kind = Kind::PrefectKV;
+    type Target = ConfigMap;
+
+    fn object(&self) -> Object {
+        Object::from(self)
+    }
+
+    fn status(&self) -> Option<&SyncStatus> {
+        self.status.as_ref()
+    }
+}
+
+impl TargetKind for Secret {
+    fn from_manifest(manifest: &Manifest) -> Self {
+        let data = manifest.data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect();
+        Self { metadata: metadata(manifest), type_: manifest.r#type.clone(), data: Some(data), ..Self::default() }
+    }
+
+    fn into_target(self) -> Target {
+        let data =
+            self.data.into_iter().flatten().map(|(key, ByteString(value))| (key, Zeroizing::new(value))).collect();
+        Target { r#type: self.type_, data, immutable: self.immutable == Some(true), ..target(self.metadata) }
+    }
+}
+
+impl TargetKind for ConfigMap {
+    fn from_manifest(manifest: &Manifest) -> Self {
+        let mut map = Self { metadata: metadata(manifest), ..Self::default() };
+        for (key, value) in &manifest.data {
+            match String::from_utf8(value.to_vec()) {
+                Ok(text) => map.data.get_or_insert_default().insert(key.clone(), text).is_none(),
+                Err(error) => {
+                    let bytes = ByteString(error.into_bytes());
+                    map.binary_data.get_or_insert_default().insert(key.clone(), bytes).is_none()
+                }
+            };
+        }
+        map
+    }
+
+    fn into_target(self) -> Target {
+        let text = self.data.into_iter().flatten().map(|(key, value)| (key, Zeroizing::new(value.into_bytes())));
+        let binary =
+            self.binary_data.into_iter().flatten().map(|(key, ByteString(value))| (key, Zeroizing::new(value)));
+        let data = text.chain(binary).collect();
+        Target { data, immutable: self.immutable == Some(true), ..target(self.metadata) }
+    }
+}
+
+fn metadata(manifest: &Manifest) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(manifest.name.clone()),
+        namespace: Some(manifest.namespace.clone()),
+        labels: Some(manifest.labels.clone()),
+        annotations: Some(manifest.annotations.clone()),
+        owner_references: Some(manifest.owners.clone()),
+        ..ObjectMeta::default()
+    }
+}
+
+fn target(metadata: ObjectMeta) -> Target {
+    Target {
+        name: metadata.name.unwrap_or_default(),
+        uid: metadata.uid.unwrap_or_default(),
+        resource_version: metadata.resource_version.unwrap_or_default(),
+        labels: metadata.labels.unwrap_or_default(),
+        annotations: metadata.annotations.unwrap_or_default(),
+        owners: metadata.owner_references.unwrap_or_default(),
+        ..Target::default()
+    }
+}
+
+/// The object's place, whatever its kind.
+pub fn place<K: Resource>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}

@@ -1,0 +1,138 @@
+//! Gather → plan → apply → status: once, generic over the two kinds.
+//!
+//! - [`kind`] says what differs between a PrefectSecret with its Secret and a PrefectKV with its ConfigMap.
+//! - [`objects`] reconciles them; [`apply`] carries out a plan's target action; [`targets`] watches targets as
+//!   metadata, by label, and wakes the object of one that someone else changed.
+//! - [`workspaces`] reconciles PrefectWorkspaces: gathers credentials and puts the session into that state.
+//! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
+//!
+//! **Invariants.** Nothing is decided here that a pure function could decide. A write names the version that was
+//! seen. No full Secret is kept. One object's failure delays no other.
+
+pub mod apply;
+pub mod context;
+pub mod credentials;
+pub mod errors;
+pub mod kind;
+pub mod objects;
+pub mod targets;
+mod wakers;
+pub mod workspaces;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{PrefectKV, PrefectSecret};
+use crate::telemetry::Readiness;
+use crate::workspace::Workspaces;
+use context::Context;
+use wakers::Wakers;
+
+/// The name under which we write: field manager, Event reporter.
+pub const MANAGER: &str = "prefect-sync";
+
+/// What the operator may do, and where.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The namespaces to work in; empty for all.
+    pub namespaces: Vec<String>,
+    /// Hosts (`name`, `name:port` or `*.domain`) that workspaces may point to; empty for all.
+    pub allowed_api_hosts: Vec<String>,
+}
+
+/// Where one set of watches looks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The whole cluster.
+    Cluster,
+    /// One namespace.
+    Namespace(String),
+}
+
+impl Scope {
+    /// An API of this scope.
+    pub fn api<K>(&self, client: Client) -> kube::Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+    {
+        match self {
+            Self::Cluster => kube::Api::all(client),
+            Self::Namespace(namespace) => kube::Api::namespaced(client, namespace),
+        }
+    }
+
+    fn all(options: &Options) -> Vec<Self> {
+        if options.namespaces.is_empty() {
+            return vec![Self::Cluster];
+        }
+        options.namespaces.iter().cloned().map(Self::Namespace).collect()
+    }
+}
+
+/// Runs all controllers until `shutdown`. Work under way is finished first.
+///
+/// # Errors
+/// When the CRDs are missing, or a controller ended by itself.
+pub async fn run(
+    client: Client,
+    options: Options,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    crds_are_there(&client).await?;
+    let scopes = Scope::all(&options);
+    let (wakers, mut woken) = Wakers::new(&scopes);
+    let workspaces = Workspaces::new(Arc::new(wakers));
+    let context = Arc::new(Context::new(client, workspaces, options));
+    let mut tasks = JoinSet::new();
+    for scope in scopes {
+        let channels = woken.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
+        let store = workspaces::spawn(&mut tasks, &scope, &context, channels.workspaces, &shutdown);
+        readiness.expect(store.clone());
+        let secrets =
+            objects::spawn::<PrefectSecret>(&mut tasks, &scope, &context, &store, channels.secrets, &shutdown);
+        let kvs = objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &store, channels.kvs, &shutdown);
+        readiness.expect(secrets);
+        readiness.expect(kvs);
+        targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
+        targets::spawn::<PrefectKV, ConfigMap>(&mut tasks, &scope, &context, &shutdown);
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespaces = ?context.options.namespaces, "watching");
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a controller panicked")?;
+        anyhow::ensure!(shutdown.is_cancelled(), "a controller ended by itself");
+    }
+    Ok(())
+}
+
+/// A clear word instead of watches that fail for ever.
+async fn crds_are_there(client: &Client) -> anyhow::Result<()> {
+    let group = format!("{}/v1alpha1", crate::api::GROUP);
+    let served = match client.list_api_group_resources(&group).await {
+        Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect::<Vec<_>>(),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Vec::new(),
+        Err(error) => return Err(error).context("asking the API server which kinds it serves"),
+    };
+    let missing: Vec<&str> = ["PrefectWorkspace", "PrefectSecret", "PrefectKV"]
+        .into_iter()
+        .filter(|kind| !served.iter().any(|s| s == kind))
+        .collect();
+    anyhow::ensure!(
+        missing.is_empty(),
+        "the API server does not serve {} ({group}): install the CRDs first, kubectl apply -f crds/",
+        missing.join(", ")
+    );
+    Ok(())
+}
+
+/// A future that ends with the shutdown, for `graceful_shutdown_on`.
+fn on(shutdown: &CancellationToken) -> impl Future<Output = ()> + Send + Sync + 'static + use<> {
+    shutdown.clone().cancelled_owned().map(|()| ())
+}

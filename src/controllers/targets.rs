@@ -1,0 +1,92 @@
+//! Watches our targets as metadata, by label: an edit or a deletion by someone else wakes the target's object.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt as _};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Scope;
+use super::context::Context;
+use super::kind::{SyncKind, TargetKind};
+use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
+use crate::sync::Dependent;
+use crate::sync::plan::Version;
+
+/// Starts the watch of one kind of targets.
+pub(super) fn spawn<K, T>(tasks: &mut JoinSet<()>, scope: &Scope, context: &Arc<Context>, shutdown: &CancellationToken)
+where
+    K: SyncKind<Target = T>,
+    T: TargetKind,
+{
+    let api: Api<PartialObjectMeta<T>> = scope.api(context.client.clone());
+    let config = watcher::Config::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str()));
+    let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
+    tasks.spawn(async move {
+        let events = watcher(api, config).default_backoff();
+        let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
+        let mut listed = HashSet::new();
+        loop {
+            match events.try_next().await {
+                Ok(Some(event)) => {
+                    let woken = handle::<K, T>(&context, &scope, &mut listed, event);
+                    context.workspaces.wake_dependents(woken);
+                }
+                Ok(None) => return,
+                Err(error) => tracing::warn!(kind = %T::kind(&()), "watching targets: {error}"),
+            }
+        }
+    });
+}
+
+/// Whom an event wakes: nobody for what we wrote ourselves.
+fn handle<K: SyncKind, T: TargetKind>(
+    context: &Context,
+    scope: &Scope,
+    listed: &mut HashSet<Dependent>,
+    event: Event<PartialObjectMeta<T>>,
+) -> Vec<Dependent> {
+    match event {
+        Event::Init => {
+            listed.clear();
+            Vec::new()
+        }
+        Event::InitApply(target) | Event::Apply(target) => {
+            let Some(owner) = owner::<K, T>(&target) else { return Vec::new() };
+            listed.insert(owner.clone());
+            let version = Version {
+                uid: target.uid().unwrap_or_default(),
+                resource_version: target.resource_version().unwrap_or_default(),
+            };
+            if context.written.get(&owner) == Some(version) { Vec::new() } else { vec![owner] }
+        }
+        Event::Delete(target) => owner::<K, T>(&target).into_iter().collect(),
+        // Deleted while we were not watching.
+        Event::InitDone => context.written.keys(|dependent| {
+            dependent.kind == K::KIND
+                && (*scope == Scope::Cluster || *scope == Scope::Namespace(dependent.namespace.clone()))
+                && !listed.contains(dependent)
+        }),
+    }
+}
+
+/// The object that a target belongs to, by its annotation or else by its owner reference.
+fn owner<K: SyncKind, T: TargetKind>(target: &PartialObjectMeta<T>) -> Option<Dependent> {
+    let kind = K::KIND;
+    let annotated = target
+        .annotations()
+        .get(OWNER_ANNOTATION)
+        .and_then(|owner| owner.split_once('/'))
+        .filter(|(of, _)| *of == kind.as_str())
+        .map(|(_, name)| name.to_owned());
+    let referenced = || {
+        let owner = target.owner_references().iter().find(|owner| owner.kind == kind.as_str())?;
+        Some(owner.name.clone())
+    };
+    Some(Dependent { kind, namespace: target.namespace()?, name: annotated.or_else(referenced)? })
+}

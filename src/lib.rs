@@ -1,0 +1,56 @@
+//! # prefect-sync: the map
+//!
+//! A Kubernetes operator that keeps Secrets and ConfigMaps in step with what Prefect holds: from Prefect into
+//! Kubernetes, never the other way.
+//!
+//! ```text
+//!  what a user writes          what decides                    what does
+//!  ┌─────────┐            ┌──────────────────┐      ┌──────────────────────────────┐
+//!  │   api   │ ◄───────── │       sync       │ ◄─── │         controllers          │
+//!  └─────────┘            │ readings in,     │      │ gather → plan → apply →      │
+//!                         │ plan out; pure   │      │ status, once for both kinds  │
+//!                         └──────────────────┘      └──────────────┬───────────────┘
+//!                                  ▲                               │ observe, wake
+//!                         ┌────────┴─────────┐      ┌──────────────▼───────────────┐
+//!                         │     prefect      │ ◄─── │          workspace           │
+//!                         │ REST, config.toml│      │ one session per workspace    │
+//!                         └──────────────────┘      └──────────────────────────────┘
+//! ```
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`api`] | the custom resource types and nothing else |
+//! | [`sync`] | the pure core: every decision, no I/O, no clock |
+//! | [`prefect`] | speaks to Prefect: REST, errors, auth, `config.toml`, profiles |
+//! | [`workspace`] | one session per workspace: what is asked for, readings, when to refresh |
+//! | [`controllers`] | the Kubernetes side: watches, gather → plan → apply → status |
+//! | [`render`] | the same pipeline for files, without a cluster |
+//! | [`telemetry`] | logs and health |
+//! | [`cli`] | flags |
+//!
+//! ## The way of a value
+//! 1. A reconcile tells its workspace which keys the object asks for ([`workspace::Workspaces::observe`]) and gets
+//!    what is known of them. What is not known yet is read; the object is woken when it is.
+//! 2. The session reads all keys of all objects of a workspace together, in batches of exact names, compares each
+//!    with the reading before, and wakes only objects one of whose readings changed.
+//! 3. [`sync::plan()`] takes the object, its readings and the target as it exists, and says what to write, which
+//!    status, which Events, and when to look again.
+//! 4. [`controllers::apply`] writes, naming the version that was seen; then the status, only where it differs.
+//!
+//! ## Architecture invariants
+//! - `api ← sync ← controllers`, `prefect ← workspace ← controllers`; nothing points back. `sync` knows no client,
+//!   no async runtime, no clock; `tests/rooms.rs` reads the sources and holds this.
+//! - Values live in zeroizing memory and leave it only into the target. No log, Event, status, error text or
+//!   `Debug` shows one; response bodies are never logged.
+//! - A failure removes nothing. What a confirmed absence does is a table in [`sync::plan()`].
+//! - Every write names the version that was seen, or is a create that fails where something exists.
+//! - When nothing changes nothing is written.
+
+pub mod api;
+pub mod cli;
+pub mod controllers;
+pub mod prefect;
+pub mod render;
+pub mod sync;
+pub mod telemetry;
+pub mod workspace;

@@ -1,0 +1,83 @@
+//! Installs the TLS provider, parses, dispatches.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use prefect_sync::cli::{Cli, Command, CrdsArgs, RunArgs};
+use prefect_sync::controllers::{self, Options};
+use prefect_sync::{api, render, telemetry};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = async {
+        telemetry::init(&cli.log, cli.log_format)?;
+        // Before any client is built: reqwest has no provider of its own.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a TLS provider was installed before");
+        }
+        match cli.command {
+            Command::Run(args) => run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Render(args) => render::render(&args).await,
+            Command::Crds(args) => crds(&args).map(|()| ExitCode::SUCCESS),
+        }
+    };
+    match done.await {
+        Ok(code) => code,
+        Err(error) => {
+            // Once, with the whole chain.
+            eprintln!("prefect-sync: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let mut config = kube::Config::infer().await.context("finding the cluster (service account or kubeconfig)")?;
+    // The client's own retries can take minutes, also for writes; ours are per object and bounded.
+    config.default_retry = false;
+    let client = kube::Client::try_from(config).context("connecting to the cluster")?;
+    let shutdown = CancellationToken::new();
+    let readiness = telemetry::Readiness::default();
+    let health = tokio::spawn(telemetry::serve(args.health_address, readiness.clone(), shutdown.clone()));
+    let options = Options { namespaces: args.namespaces, allowed_api_hosts: args.allowed_api_hosts };
+    let mut controllers = tokio::spawn(controllers::run(client, options, readiness, shutdown.clone()));
+    tokio::select! {
+        signal = signalled() => signal?,
+        // Either ending by itself is an error that ends the process, so that it is restarted.
+        ended = health => return ended.context("the health server panicked")?,
+        ended = &mut controllers => return ended.context("the controllers panicked")?,
+    }
+    tracing::info!("asked to stop; finishing what is under way");
+    shutdown.cancel();
+    controllers.await.context("the controllers panicked")?
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn signalled() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        result = tokio::signal::ctrl_c() => result?,
+    }
+    Ok(())
+}
+
+fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
+    if let Some(folder) = &args.output {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    for (file, definition) in api::definitions() {
+        let yaml = serde_saphyr::to_string(&definition)?;
+        match &args.output {
+            Some(folder) => {
+                let path = folder.join(file);
+                std::fs::write(&path, yaml).with_context(|| format!("writing {}", path.display()))?;
+            }
+            None => println!("---\n{yaml}"),
+        }
+    }
+    Ok(())
+}

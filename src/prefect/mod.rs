@@ -1,0 +1,39 @@
+//! Speaks to Prefect: the REST API of Prefect 2 and 3, Cloud or self-hosted, and the local files
+//! that Prefect's own clients read.
+//!
+//! - [`ApiUrl`]: the address, from whatever a user wrote.
+//! - [`Client`]: one connection; reads blocks and variables and never writes.
+//! - [`Error`]: what was being done, to which host, what kind of failure.
+//! - [`LocalSecrets`]: `[context.secrets]` of Prefect 1's `config.toml`.
+//! - [`discover`]: the connection outside a cluster, found as Prefect's client finds it.
+//!
+//! Invariants:
+//! - A value is carried as the raw JSON text that was served. It never passes through a number
+//!   type, a map or `serde_json::Value`.
+//! - No error, `Debug` or log line holds a value or any part of an answer.
+//! - Absence is only what Prefect says in its exact words; any other 404 is an error.
+//! - Knows nothing of Kubernetes.
+
+mod body;
+mod client;
+mod config_toml;
+mod csrf;
+mod error;
+mod profiles;
+mod transport;
+mod url;
+mod wire;
+
+#[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod transport_tests;
+
+pub use body::MAX_BODY;
+pub use client::{Client, MAX_NAMES};
+pub use config_toml::{ConfigTomlError, LocalSecrets};
+pub use error::{Error, ErrorKind};
+pub use profiles::{DiscoverError, Discovered, discover};
+pub use transport::{Auth, Connection};
+pub use url::{ApiUrl, UrlError};
+pub use wire::{Block, Variable};

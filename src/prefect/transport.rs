@@ -1,0 +1,324 @@
+//! One HTTP exchange with Prefect: headers, limits, tries, CSRF tokens, and what a failure is.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client as Http, RequestBuilder, Response, StatusCode, redirect};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::body::{self, BodyError, MAX_BODY};
+use super::csrf::{self, Csrf, Token};
+use super::error::{CONNECT_TIMEOUT, TOTAL_TIMEOUT, unreachable};
+use super::wire::{self, TokenWire};
+use super::{ApiUrl, Error, ErrorKind};
+
+const USER_AGENT: &str = concat!("prefect-sync/", env!("CARGO_PKG_VERSION"));
+
+/// The most that is read of an answer other than 200, in bytes.
+const MAX_FAILURE_BODY: usize = 1024 * 1024;
+
+const RETRIES: u32 = 2;
+const FIRST_BACKOFF: Duration = Duration::from_millis(150);
+/// A longer `Retry-After` is the caller's to wait for.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+/// No further try begins later than this after the first.
+const RETRY_WINDOW: Duration = Duration::from_secs(10);
+
+/// How to authenticate.
+#[derive(Debug)]
+pub enum Auth {
+    /// Not at all.
+    None,
+    /// Prefect Cloud's API key, sent as a bearer token. White space around it is dropped: files
+    /// end in a newline, keys don't.
+    ApiKey(SecretString),
+    /// A self-hosted server's auth string (`user:password`), sent as basic authentication. A
+    /// newline at its end is dropped.
+    AuthString(SecretString),
+}
+
+/// All that is needed to talk to one Prefect API.
+#[derive(Debug)]
+pub struct Connection {
+    /// Where it is.
+    pub url: ApiUrl,
+    /// As whom.
+    pub auth: Auth,
+    /// PEM certificates to trust besides the platform's.
+    pub ca_bundle: Option<Vec<u8>>,
+}
+
+/// Sends requests and returns whole answers.
+pub(crate) struct Transport {
+    http: Http,
+    url: ApiUrl,
+    client_id: HeaderValue,
+    csrf: Csrf,
+}
+
+/// A whole answer, of any status.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    body: Zeroizing<Vec<u8>>,
+    is_json: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Answer {
+    /// Whether this is the 404 with exactly this `detail`.
+    pub(crate) fn is_not_found(&self, detail: &str) -> bool {
+        self.status == StatusCode::NOT_FOUND && wire::failure_detail(&self.body).is_some_and(|found| *found == detail)
+    }
+
+    fn is_csrf_refusal(&self) -> bool {
+        self.status == StatusCode::FORBIDDEN
+            && wire::failure_detail(&self.body).is_some_and(|detail| csrf::is_csrf_detail(&detail))
+    }
+
+    fn failure_kind(&self) -> ErrorKind {
+        let status = self.status.as_u16();
+        match status {
+            401 => ErrorKind::Unauthorized,
+            403 => ErrorKind::Forbidden,
+            407 => ErrorKind::Unreachable { hint: Some("the HTTP proxy wants credentials: put them into HTTPS_PROXY") },
+            413 => ErrorKind::Rejected { status },
+            429 => ErrorKind::Throttled,
+            500..=599 => ErrorKind::Server { status },
+            400..=499 if self.is_prefects_own_refusal() => ErrorKind::Rejected { status },
+            _ => ErrorKind::NotPrefectApi,
+        }
+    }
+
+    /// Prefect's 4xx are JSON objects; on a path that it does not have, the framework's.
+    fn is_prefects_own_refusal(&self) -> bool {
+        let unknown_path = matches!(self.status.as_u16(), 404 | 405)
+            && wire::failure_detail(&self.body)
+                .is_some_and(|detail| matches!(detail.as_str(), "Not Found" | "Method Not Allowed"));
+        !unknown_path && wire::is_json_object(&self.body)
+    }
+}
+
+/// Why one try gave no answer.
+struct NoAnswer {
+    kind: ErrorKind,
+    /// The connection ended before any answer, as when the server drops an idle connection just
+    /// as it is used again.
+    dropped: bool,
+}
+
+impl Transport {
+    pub(crate) fn new(connection: Connection) -> Result<Transport, Error> {
+        let url = connection.url;
+        let (http, client_id) =
+            connect(&url, &connection.auth, connection.ca_bundle.as_deref()).map_err(|hint| Error {
+                kind: ErrorKind::Configuration { hint },
+                host: url.host_and_port(),
+                retry_after: None,
+                doing: "connect".to_owned(),
+            })?;
+        Ok(Transport { http, url, client_id, csrf: Csrf::default() })
+    }
+
+    pub(crate) fn url(&self) -> &ApiUrl {
+        &self.url
+    }
+
+    /// An answer of any status to a GET.
+    pub(crate) async fn get(&self, doing: &str, segments: &[&str], query: &[(&str, &str)]) -> Result<Answer, Error> {
+        let mut url = self.url.endpoint(segments);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        self.send(doing, || self.http.get(url.clone())).await
+    }
+
+    /// An answer of any status to a POST, with a CSRF token where the server wants one.
+    pub(crate) async fn post(&self, doing: &str, segments: &[&str], body: &impl Serialize) -> Result<Answer, Error> {
+        let url = self.url.endpoint(segments);
+        let body = serde_json::to_vec(body).map_err(|_| self.error(doing, ErrorKind::Malformed))?;
+        let request = |token: &Token| {
+            let mut request = self.http.post(url.clone()).header(CONTENT_TYPE, "application/json").body(body.clone());
+            if let Some(header) = &token.header {
+                request = request
+                    .header(csrf::TOKEN_HEADER, header.clone())
+                    .header(csrf::CLIENT_HEADER, self.client_id.clone());
+            }
+            request
+        };
+
+        let token = self.csrf.current().await;
+        let answer = self.send(doing, || request(&token)).await?;
+        if !answer.is_csrf_refusal() {
+            return Ok(answer);
+        }
+        let token = self.csrf.renew(&token, self.fetch_token(doing)).await?;
+        let answer = self.send(doing, || request(&token)).await?;
+        if answer.is_csrf_refusal() {
+            return Err(self.error(doing, ErrorKind::Rejected { status: 403 }));
+        }
+        Ok(answer)
+    }
+
+    /// The failure that an answer is, or what it says.
+    pub(crate) fn parse<'a, T: Deserialize<'a>>(&self, doing: &str, answer: &'a Answer) -> Result<T, Error> {
+        if answer.status != StatusCode::OK {
+            return Err(Error { retry_after: answer.retry_after, ..self.error(doing, answer.failure_kind()) });
+        }
+        wire::parse(&answer.body).map_err(|_| {
+            let kind = if answer.is_json { ErrorKind::Malformed } else { ErrorKind::NotPrefectApi };
+            self.error(doing, kind)
+        })
+    }
+
+    pub(crate) fn error(&self, doing: &str, kind: ErrorKind) -> Error {
+        Error { kind, host: self.url.host_and_port(), retry_after: None, doing: doing.to_owned() }
+    }
+
+    async fn fetch_token(&self, doing: &str) -> Result<Option<HeaderValue>, Error> {
+        let client = self.client_id.to_str().unwrap_or_default();
+        let answer = self.get(doing, &["csrf-token"], &[("client", client)]).await?;
+        if matches!(answer.status.as_u16(), 404 | 422) {
+            return Ok(None);
+        }
+        let wire: TokenWire<'_> = self.parse(doing, &answer)?;
+        let mut header = HeaderValue::from_str(&wire.token).map_err(|_| self.error(doing, ErrorKind::Malformed))?;
+        header.set_sensitive(true);
+        Ok(Some(header))
+    }
+
+    /// Tries, and tries again while the server is only busy. All requests here are reads, so a
+    /// second one does no harm.
+    async fn send(&self, doing: &str, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let mut tries = 0;
+        loop {
+            let outcome = self.try_once(request()).await;
+            let wait = match &outcome {
+                Ok(answer) if matches!(answer.status.as_u16(), 429 | 502..=504) => {
+                    answer.retry_after.unwrap_or_default()
+                }
+                Err(NoAnswer { dropped: true, .. }) => Duration::ZERO,
+                _ => MAX_WAIT * 2,
+            };
+            if wait > MAX_WAIT || tries == RETRIES || started.elapsed() > RETRY_WINDOW {
+                return outcome.map_err(|failed| self.error(doing, failed.kind));
+            }
+            tokio::time::sleep(wait.max(backoff(tries))).await;
+            tries += 1;
+        }
+    }
+
+    async fn try_once(&self, request: RequestBuilder) -> Result<Answer, NoAnswer> {
+        let no_answer = |error: reqwest::Error| unreachable(&error, self.url.is_loopback());
+        let response = request.send().await.map_err(|error| NoAnswer {
+            dropped: !error.is_connect() && !error.is_timeout(),
+            kind: no_answer(error),
+        })?;
+        let status = response.status();
+        let retry_after = retry_after(&response);
+        let is_json = has_json_type(&response);
+        let is_ok = status == StatusCode::OK;
+        let limit = if is_ok { MAX_BODY } else { MAX_FAILURE_BODY };
+        let body = match body::read(response, limit).await {
+            Ok(body) => body,
+            Err(BodyError::TooLarge) if !is_ok => Zeroizing::default(),
+            Err(error) => {
+                let kind = match error {
+                    BodyError::TooLarge => ErrorKind::TooLarge,
+                    BodyError::Cut(error) => no_answer(error),
+                };
+                let dropped = false;
+                return Err(NoAnswer { kind, dropped });
+            }
+        };
+        Ok(Answer { status, body, is_json, retry_after })
+    }
+}
+
+/// The HTTP client and the id under which it fetches CSRF tokens, or what is wrong.
+fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http, HeaderValue), &'static str> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        return Err("the process has no TLS provider; install one before connecting");
+    }
+    let certificates = match ca_bundle {
+        Some(pem) => Certificate::from_pem_bundle(pem)
+            .ok()
+            .filter(|found| !found.is_empty())
+            .ok_or("the CA bundle holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")?,
+        None => Vec::new(),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if let Some(value) = authorization(auth)? {
+        headers.insert(AUTHORIZATION, value);
+    }
+    let builder = || {
+        Http::builder()
+            .user_agent(USER_AGENT)
+            .default_headers(headers.clone())
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .gzip(true)
+    };
+    let http = builder()
+        .tls_certs_merge(certificates)
+        .build()
+        .or_else(|error| {
+            // The platform has no certificates at all, as in an empty image; plain HTTP needs none.
+            if url.is_https() { Err(error) } else { builder().tls_certs_only([]).build() }
+        })
+        .map_err(|_| "no trusted certificates were found; set spec.api.caBundle")?;
+    let client_id = HeaderValue::try_from(Uuid::new_v4().to_string()).map_err(|_| "no client id could be made")?;
+    Ok((http, client_id))
+}
+
+fn authorization(auth: &Auth) -> Result<Option<HeaderValue>, &'static str> {
+    let text = match auth {
+        Auth::None => return Ok(None),
+        Auth::ApiKey(key) => match key.expose_secret().trim() {
+            "" => return Err("the API key is empty"),
+            key => Zeroizing::new(format!("Bearer {key}")),
+        },
+        Auth::AuthString(pair) => match pair.expose_secret().trim_end_matches(['\r', '\n']) {
+            "" => return Err("the auth string is empty"),
+            pair => {
+                let encoded = Zeroizing::new(BASE64.encode(pair));
+                Zeroizing::new(format!("Basic {}", *encoded))
+            }
+        },
+    };
+    let mut value =
+        HeaderValue::from_str(&text).map_err(|_| "the API key holds characters that no key has; store it again")?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// `Retry-After` in seconds. The form with a date is not used by Prefect and counts as none.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds: f64 = text.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn has_json_type(response: &Response) -> bool {
+    response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/json"))
+}
+
+/// Three times as long at every try, and up to twice that, so that clients don't come in step.
+fn backoff(tries: u32) -> Duration {
+    let base = FIRST_BACKOFF * 3u32.pow(tries);
+    // A random UUID is the random number at hand.
+    let (random, ..) = Uuid::new_v4().as_fields();
+    base + base.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}

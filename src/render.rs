@@ -1,0 +1,332 @@
+//! `render`: the same pipeline for files, without a cluster.
+//!
+//! Objects, the workspaces, Secrets and ConfigMaps that they use are read from files; a workspace that no file has
+//! is found as Prefect's own client finds its server. Nothing is written anywhere, and values are printed only when
+//! asked for.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt as _;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::api::{EntryState, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
+use crate::cli::{Output, RenderArgs};
+use crate::controllers::Options;
+use crate::controllers::credentials::{Named, gather};
+use crate::controllers::errors::Error;
+use crate::controllers::kind::{SyncKind as _, TargetKind as _};
+use crate::prefect::{ApiUrl, Auth, Client, Connection, LocalSecrets, discover};
+use crate::sync::absence::absent;
+use crate::sync::object::WorkspaceKey;
+use crate::sync::plan::{Observed, WorkspaceView, plan, whole_seconds};
+use crate::sync::{Answer, Failure, Kind, Manifest, Object, Reading, RemoteKey, TargetAction, Timestamp, conditions};
+use crate::workspace::failure::Credentials;
+use crate::workspace::reader::Read;
+use crate::workspace::{Reader, Setup};
+
+/// What the files hold.
+#[derive(Default)]
+struct Files {
+    objects: Vec<Object>,
+    workspaces: BTreeMap<WorkspaceKey, PrefectWorkspace>,
+    secrets: BTreeMap<(String, String), Secret>,
+    config_maps: BTreeMap<(String, String), ConfigMap>,
+}
+
+/// One line of the table.
+struct Row {
+    object: String,
+    key: String,
+    source: String,
+    size: String,
+    state: String,
+}
+
+/// Renders. The exit code is 1 when an entry could not be resolved.
+///
+/// # Errors
+/// When the files can't be read, or no workspace is to be found.
+pub async fn render(args: &RenderArgs) -> anyhow::Result<ExitCode> {
+    if args.output == Output::Yaml && !args.show_values {
+        bail!("-o yaml prints values: add --show-values if that is what you want");
+    }
+    let files = Files::read(&args.files)?;
+    ensure!(!files.objects.is_empty(), "no PrefectSecret and no PrefectKV in the files given with -f");
+    let mut by_workspace: BTreeMap<&WorkspaceKey, Vec<&Object>> = BTreeMap::new();
+    for object in &files.objects {
+        by_workspace.entry(&object.workspace).or_default().push(object);
+    }
+    let mut rows = Vec::new();
+    let mut problems = Vec::new();
+    for (key, objects) in by_workspace {
+        let now = whole_seconds(Timestamp::now());
+        let reading = files.read_workspace(key, &objects, now).await?;
+        for object in objects {
+            let manifest = render_object(object, &reading, now, &mut rows, &mut problems);
+            if let (Output::Yaml, Some(manifest)) = (args.output, manifest) {
+                println!("---\n{}", to_yaml(object.id.kind, &manifest)?);
+            }
+        }
+    }
+    if args.output == Output::Table {
+        print_table(&rows);
+    }
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What a workspace said.
+struct Readings {
+    outage: Option<Failure>,
+    readings: BTreeMap<RemoteKey, Reading>,
+}
+
+fn render_object(
+    object: &Object,
+    workspace: &Readings,
+    now: Timestamp,
+    rows: &mut Vec<Row>,
+    problems: &mut Vec<String>,
+) -> Option<Manifest> {
+    let view = workspace.outage.as_ref().map_or(WorkspaceView::Usable, WorkspaceView::Unusable);
+    let observed = Observed {
+        object: &Object { suspend: false, ..object.clone() },
+        previous: &SyncStatus::default(),
+        workspace: view,
+        stale_after: Duration::ZERO,
+        readings: &workspace.readings,
+        target: None,
+        old_target: None,
+        written: None,
+    };
+    let plan = plan(&observed, now);
+    let manifest = match plan.target {
+        TargetAction::Create(manifest) => Some(manifest),
+        _ => None,
+    };
+    for entry in &plan.status.entries {
+        let size = manifest.as_ref().and_then(|manifest| manifest.data.get(&entry.key)).map(|value| value.len());
+        // Nothing is written here: an entry that only waits for the others is fine.
+        let state = if entry.state == EntryState::Pending {
+            "Resolved".to_owned()
+        } else {
+            entry.reason.clone().unwrap_or_else(|| format!("{:?}", entry.state))
+        };
+        rows.push(Row {
+            object: format!("{}/{}", object.id.kind.as_str(), object.id.name),
+            key: entry.key.clone(),
+            source: entry.source.map_or_else(|| "-".to_owned(), |source| format!("{source:?}")),
+            size: size.map_or_else(|| "-".to_owned(), |size| format!("{size} B")),
+            state,
+        });
+    }
+    let before = problems.len();
+    for entry in &plan.status.entries {
+        if let Some(message) = &entry.message {
+            problems.push(format!("{}/{} {}: {message}", object.id.kind.as_str(), object.id.name, entry.key));
+        }
+    }
+    if let Some(ready) = conditions::ready(&plan.status.conditions)
+        && ready.status != "True"
+        && problems.len() == before
+    {
+        let message = ready.message.trim_end_matches(". The target is not written until this is solved");
+        problems.push(format!("{}/{}: {message}", object.id.kind.as_str(), object.id.name));
+    }
+    manifest
+}
+
+impl Files {
+    fn read(paths: &[impl AsRef<Path>]) -> anyhow::Result<Self> {
+        let mut files = Self::default();
+        for path in paths {
+            let path = path.as_ref();
+            let name = path.display();
+            let mut text = String::new();
+            if path == Path::new("-") {
+                std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
+            } else {
+                text = std::fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
+            }
+            // The error's own text would quote the file, and files may hold Secrets.
+            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| {
+                let place = error.location().map_or_else(String::new, |at| format!(", line {}", at.line()));
+                anyhow::anyhow!("{name}{place}: no YAML")
+            })?;
+            for (number, document) in documents.into_iter().enumerate() {
+                if document.is_null() {
+                    continue;
+                }
+                files.add(document).with_context(|| format!("{name}, document {}", number + 1))?;
+            }
+        }
+        Ok(files)
+    }
+
+    fn add(&mut self, mut document: Value) -> anyhow::Result<()> {
+        if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.entry("namespace").or_insert_with(|| "default".into());
+        }
+        let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+        match kind.as_str() {
+            "PrefectSecret" => self.objects.push(parse::<PrefectSecret>(document)?.object()),
+            "PrefectKV" => self.objects.push(parse::<PrefectKV>(document)?.object()),
+            "PrefectWorkspace" => {
+                let workspace: PrefectWorkspace = parse(document)?;
+                let key = WorkspaceKey {
+                    kind: crate::api::WorkspaceKind::PrefectWorkspace,
+                    namespace: workspace.namespace().unwrap_or_default(),
+                    name: workspace.name_any(),
+                };
+                self.workspaces.insert(key, workspace);
+            }
+            "Secret" => {
+                let mut secret: Secret = serde_json::from_value(document)
+                    .map_err(|_| anyhow::anyhow!("this Secret is not of the expected shape"))?;
+                let text = secret.string_data.take().unwrap_or_default();
+                let data = secret.data.get_or_insert_default();
+                data.extend(text.into_iter().map(|(key, value)| (key, k8s_openapi::ByteString(value.into_bytes()))));
+                self.secrets.insert((secret.namespace().unwrap_or_default(), secret.name_any()), secret);
+            }
+            "ConfigMap" => {
+                let map: ConfigMap =
+                    serde_json::from_value(document).context("this ConfigMap is not of the expected shape")?;
+                self.config_maps.insert((map.namespace().unwrap_or_default(), map.name_any()), map);
+            }
+            // Files of a whole application may be given.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn read_workspace(
+        &self,
+        key: &WorkspaceKey,
+        objects: &[&Object],
+        now: Timestamp,
+    ) -> anyhow::Result<Readings> {
+        let setup = match self.workspaces.get(key) {
+            Some(workspace) => gather(workspace, self, &Options::default(), now).await?.setup,
+            None => Setup::Usable { reader: discovered(key)?, interval: Duration::ZERO },
+        };
+        let reader = match setup {
+            Setup::Usable { reader, .. } => reader,
+            Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), readings: BTreeMap::new() }),
+        };
+        if let Err(failure) = reader.check(now).await {
+            return Ok(Readings { outage: Some(failure), readings: BTreeMap::new() });
+        }
+        let keys = objects.iter().flat_map(|object| object.remote_keys()).collect();
+        let pass = reader.read(&keys, &Default::default(), now).await;
+        let missing =
+            pass.reads.iter().filter(|(_, read)| matches!(read, Read::NotFound)).map(|(key, _)| key.clone()).collect();
+        let mut explained = reader.explain(&missing).await;
+        let readings = pass
+            .reads
+            .into_iter()
+            .filter_map(|(key, read)| {
+                let (answer, failure) = match read {
+                    Read::Found(document, source) => (Some(Answer::Found { document, source }), None),
+                    Read::NotFound => {
+                        let missing = explained.remove(&key)?;
+                        (Some(Answer::Absent(absent(None, missing, now, Duration::ZERO))), None)
+                    }
+                    Read::StillAbsent => return None,
+                    Read::Failed(failure) => (None, Some(failure)),
+                };
+                Some((key, Reading { answer, failure, pass: 0 }))
+            })
+            .collect();
+        Ok(Readings { outage: pass.outage, readings })
+    }
+}
+
+/// The error's own text may quote values of a Secret; those of our kinds hold none.
+fn parse<T: DeserializeOwned + kube::Resource<DynamicType = ()>>(document: Value) -> anyhow::Result<T> {
+    serde_json::from_value(document).with_context(|| format!("this is no {}", T::kind(&())))
+}
+
+/// The workspace as Prefect's own client would find it on this machine.
+fn discovered(key: &WorkspaceKey) -> anyhow::Result<Reader> {
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let found = discover(&|name| std::env::var(name).ok(), home.as_deref())?;
+    let mut reader = Reader { client: None, local: None, credentials: Credentials::None };
+    if let Some(path) = &found.config_toml {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        reader.local =
+            Some(LocalSecrets::parse(&text).with_context(|| format!("{} is no config.toml", path.display()))?);
+    }
+    if let Some(url) = &found.url {
+        let url = ApiUrl::parse(url, None, None).with_context(|| format!("PREFECT_API_URL from {}", found.source))?;
+        let auth = match (found.api_key, found.auth_string) {
+            (Some(api_key), _) => {
+                reader.credentials = Credentials::ApiKey(format!("PREFECT_API_KEY from {}", found.source));
+                Auth::ApiKey(api_key)
+            }
+            (None, Some(auth_string)) => {
+                reader.credentials = Credentials::AuthString(format!("PREFECT_API_AUTH_STRING from {}", found.source));
+                Auth::AuthString(auth_string)
+            }
+            (None, None) => Auth::None,
+        };
+        reader.client = Some(Client::new(Connection { url, auth, ca_bundle: None })?);
+    }
+    ensure!(
+        reader.client.is_some() || reader.local.is_some(),
+        "{key} is in none of the files, and there is no PREFECT_API_URL, no active profile and no config.toml: give the workspace's file with -f, or set PREFECT_API_URL"
+    );
+    Ok(reader)
+}
+
+impl Named for Files {
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
+        Ok(self.secrets.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
+        Ok(self.config_maps.get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+}
+
+fn to_yaml(kind: Kind, manifest: &Manifest) -> anyhow::Result<String> {
+    // There is no object in a cluster that could own it.
+    let manifest = Manifest { owners: Vec::new(), ..manifest.clone() };
+    Ok(match kind {
+        Kind::PrefectSecret => serde_saphyr::to_string(&Secret::from_manifest(&manifest))?,
+        Kind::PrefectKV => serde_saphyr::to_string(&ConfigMap::from_manifest(&manifest))?,
+    })
+}
+
+fn print_table(rows: &[Row]) {
+    let header = Row {
+        object: "OBJECT".into(),
+        key: "KEY".into(),
+        source: "SOURCE".into(),
+        size: "SIZE".into(),
+        state: "STATE".into(),
+    };
+    let all: Vec<[&str; 5]> = std::iter::once(&header)
+        .chain(rows)
+        .map(|row| [row.object.as_str(), &row.key, &row.source, &row.size, &row.state])
+        .collect();
+    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..4).map(width).collect();
+    for [object, key, source, size, state] in &all {
+        println!(
+            "{object:<a$}   {key:<b$}   {source:<c$}   {size:>d$}   {state}",
+            a = widths[0],
+            b = widths[1],
+            c = widths[2],
+            d = widths[3]
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! The pure core: readings in, plan out. No client, no async runtime, no clock; time is an argument.
+//!
+//! ```text
+//! Object (what the user asks)  ─┐
+//! Readings (what Prefect says) ─┼─► plan() ─► Plan: target action, status, events, when to look again
+//! Target (what exists)         ─┘
+//! ```
+//!
+//! Everything that decides lives here, so that a decision can be tested without a cluster:
+//! [`resolve`] turns one entry and its reading into a value, an absence or a failure; [`plan`] puts the
+//! design's table of absence and failure over them; [`conditions`] and [`reason`] say it.
+//!
+//! **Invariants.** Nothing here does I/O. No `Debug`, `Display`, status, event or message holds a value.
+//! Planning again after a plan was carried out asks for no write.
+
+pub mod absence;
+pub mod conditions;
+pub mod object;
+pub mod path;
+pub mod plan;
+pub mod reading;
+pub mod reason;
+pub mod resolve;
+pub mod suggest;
+pub mod target;
+pub mod value;
+pub mod workspace;
+
+pub use object::{Dependent, Entry, Kind, Object, RemoteKey};
+pub use plan::{Observed, Plan, PlannedEvent, TargetAction, plan};
+pub use reading::{Absence, Answer, Document, Failure, Missing, Reading, Shape};
+pub use reason::Reason;
+pub use target::{Manifest, Target};
+
+/// A point in time, as Kubernetes writes it.
+pub type Timestamp = k8s_openapi::jiff::Timestamp;

@@ -1,0 +1,605 @@
+//! `plan`: what is observed in, what to do out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::absence::elapsed;
+use super::conditions::{self, Verdict};
+use super::reading::{Failure, Reading};
+use super::resolve::{Outcome, resolve};
+use super::target::{Data, Manifest, Ownership, Target, ownership};
+use super::value::MAX_TARGET_BYTES;
+use super::{Entry, Object, Reason, RemoteKey, Timestamp};
+use crate::api::{DeletionPolicy, EntryState, EntryStatus, ResolvedWorkspace, Source, SyncStatus, TargetStatus};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// How the object's workspace stands.
+#[derive(Clone, Copy, Debug)]
+pub enum WorkspaceView<'a> {
+    /// There is none of that name.
+    Missing,
+    /// It has not been looked at yet: wait.
+    Pending,
+    /// It can't be used: nothing can be read.
+    Unusable(&'a Failure),
+    /// Its readings speak for it.
+    Usable,
+}
+
+/// A version of a target that this process wrote or found right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its UID.
+    pub uid: String,
+    /// Its resource version.
+    pub resource_version: String,
+}
+
+/// All that a plan is made from.
+pub struct Observed<'a> {
+    /// What is asked for.
+    pub object: &'a Object,
+    /// The status as it stands.
+    pub previous: &'a SyncStatus,
+    /// The workspace.
+    pub workspace: WorkspaceView<'a>,
+    /// How long the object stays Ready through a failure of the whole workspace.
+    pub stale_after: Duration,
+    /// What is known of the keys.
+    pub readings: &'a BTreeMap<RemoteKey, Reading>,
+    /// What exists under the target's name.
+    pub target: Option<&'a Target>,
+    /// What exists under the name that the status still has, where that differs.
+    pub old_target: Option<&'a Target>,
+    /// The version of the target that this process left behind.
+    pub written: Option<&'a Version>,
+}
+
+/// What to do with the target.
+#[derive(Debug, PartialEq)]
+pub enum TargetAction {
+    /// Nothing.
+    Keep,
+    /// Create it; if one exists after all, observe again.
+    Create(Manifest),
+    /// Replace the version that was seen.
+    Replace {
+        /// What it is to be.
+        manifest: Manifest,
+        /// The version that was seen.
+        version: Version,
+    },
+    /// Delete the version that was seen and create it anew: what changed can't be changed in place.
+    Recreate {
+        /// What it is to be.
+        manifest: Manifest,
+        /// The version that was seen.
+        version: Version,
+    },
+    /// Delete the version that was seen.
+    Delete {
+        /// Its name.
+        name: String,
+        /// The version that was seen.
+        version: Version,
+    },
+}
+
+impl TargetAction {
+    /// One word for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Create(_) => "create",
+            Self::Replace { .. } => "replace",
+            Self::Recreate { .. } => "recreate",
+            Self::Delete { .. } => "delete",
+        }
+    }
+}
+
+/// An Event to publish on the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedEvent {
+    /// Whether something is wrong.
+    pub warning: bool,
+    /// The cause.
+    pub reason: Reason,
+    /// What happened.
+    pub note: String,
+}
+
+/// What to do about one object. Carry out in this order: `target`, `remove`, `status`, `events`.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to do with the target.
+    pub target: TargetAction,
+    /// Whether the target that was seen is just as it should be.
+    pub target_is_right: bool,
+    /// The object's former target, to delete once the new one stands.
+    pub remove: Option<(String, Version)>,
+    /// The status as it is to be; equal to the previous one where nothing is to be written.
+    pub status: SyncStatus,
+    /// Events to publish.
+    pub events: Vec<PlannedEvent>,
+    /// When to look again though nothing wakes us.
+    pub requeue_after: Option<Duration>,
+}
+
+/// What became of one entry, while the plan is made.
+struct Line {
+    status: EntryStatus,
+    /// What stands in the target's data for it.
+    value: Option<zeroize::Zeroizing<Vec<u8>>>,
+    /// Why the object is not Ready because of it.
+    problem: Option<(Reason, String)>,
+    /// Whether the target must stay as it is because of it.
+    blocks: bool,
+    /// Whether the target has it as asked for, once it is written.
+    done: bool,
+}
+
+/// Decides. The same input gives the same plan; carrying it out and planning again asks for no write.
+#[must_use]
+pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
+    let object = observed.object;
+    if let Err(problem) = object.validate() {
+        return keep(observed, now, Verdict::not_ready(Reason::ObjectInvalid, problem), None);
+    }
+    if object.suspend {
+        let ready = conditions::is_ready(&observed.previous.conditions);
+        let message = "spec.suspend is true: nothing is read or written until it is false";
+        let verdict = Verdict { ready, reason: Reason::Suspended, message: message.into() };
+        return keep(observed, now, verdict, None);
+    }
+    match observed.workspace {
+        WorkspaceView::Pending => wait(observed),
+        WorkspaceView::Missing => {
+            let workspace = &object.workspace;
+            let message = format!(
+                "no {} {:?} in {:?}; create one or set spec.workspaceRef",
+                workspace.kind.as_str(),
+                workspace.name,
+                workspace.namespace
+            );
+            keep(observed, now, Verdict::not_ready(Reason::WorkspaceNotFound, message), None)
+        }
+        WorkspaceView::Unusable(failure) => outage(observed, failure, keep_lines(observed, failure), now),
+        WorkspaceView::Usable => with_readings(observed, now),
+    }
+}
+
+fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
+    let object = observed.object;
+    let readings: Vec<Option<&Reading>> =
+        object.entries.iter().map(|entry| observed.readings.get(&entry.remote)).collect();
+    let failure = readings
+        .iter()
+        .filter_map(|reading| reading.and_then(|r| r.failure.as_ref()))
+        .max_by_key(|f| !f.workspace_wide);
+    let known: Vec<_> = readings
+        .iter()
+        .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.pass))))
+        .collect();
+    if failure.is_none() && known.len() < object.entries.len() {
+        return wait(observed);
+    }
+    let mut requeue_after = None;
+    if let Some(failure) = failure {
+        let lines = keep_lines(observed, failure);
+        if !failure.workspace_wide {
+            let message = format!("{}{}", failure.message, unchanged(observed, now));
+            return keep(observed, now, Verdict::not_ready(failure.reason, message), Some(lines));
+        }
+        // Through an outage the last answers still make one consistent snapshot if all are of one pass: then a
+        // target that someone deleted can come back. Only for an object that was well and is not stale, so that
+        // nothing new is ever made from old answers.
+        let consistent = known.len() == object.entries.len() && known.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        requeue_after = time_to_stale(observed, failure, now);
+        if !consistent || requeue_after.is_none() {
+            return outage(observed, failure, lines, now);
+        }
+    }
+
+    let current = current_data(observed);
+    let lines: Vec<Line> = object
+        .entries
+        .iter()
+        .zip(&known)
+        .map(|(entry, (answer, _))| line(observed, entry, resolve(entry, answer, &object.workspace.name), current))
+        .collect();
+    let problem = lines
+        .iter()
+        .filter_map(|line| line.problem.as_ref().map(|problem| (line.blocks, problem)))
+        // What blocks the target is said first.
+        .max_by_key(|(blocks, _)| *blocks)
+        .map(|(_, problem)| problem.clone());
+    let others = lines.iter().filter(|line| line.problem.is_some()).count().saturating_sub(1);
+    let more = if others == 0 { String::new() } else { format!(" (and {others} more: see status.entries)") };
+
+    if let Some(failure) = failure
+        && problem.is_some()
+    {
+        return outage(observed, failure, keep_lines(observed, failure), now);
+    }
+    if lines.iter().any(|line| line.blocks) {
+        let (reason, message) = problem.unwrap_or((Reason::Progressing, String::new()));
+        let message = format!("{message}{more}{}", unchanged(observed, now));
+        return keep(observed, now, Verdict::not_ready(reason, message), Some(unwritten(lines, current)));
+    }
+    if let Some(Ownership::Foreign(owner)) = observed.target.map(|target| ownership(object, target)) {
+        let message = format!(
+            "{} exists and belongs to {owner}; choose spec.target.name, or let it accept this object: kubectl annotate {} {} -n {} {}={}",
+            object.target_display(),
+            object.id.kind.target().to_lowercase(),
+            object.target_name,
+            object.id.namespace,
+            crate::api::ACCEPTS_ANNOTATION,
+            object.owner_name()
+        );
+        return keep(observed, now, Verdict::not_ready(Reason::TargetConflict, message), Some(unwritten(lines, None)));
+    }
+
+    let data: Data =
+        lines.iter().filter_map(|line| line.value.clone().map(|value| (line.status.key.clone(), value))).collect();
+    let gone = data.is_empty() && object.deletion_policy == DeletionPolicy::Delete;
+    let manifest = Manifest::new(object, observed.target, data);
+    if manifest.size() > MAX_TARGET_BYTES {
+        let message = format!(
+            "the values together have {} bytes, and Kubernetes takes at most {MAX_TARGET_BYTES} in one {}; split the object{}",
+            manifest.size(),
+            object.id.kind.target(),
+            unchanged(observed, now)
+        );
+        return keep(
+            observed,
+            now,
+            Verdict::not_ready(Reason::TargetTooLarge, message),
+            Some(unwritten(lines, current)),
+        );
+    }
+    let action = action(observed, manifest, gone);
+    let verdict = match problem {
+        Some((reason, message)) => Verdict::not_ready(reason, format!("{message}{more}")),
+        None => {
+            let message = format!("{} of {} keys synced to {}", done(&lines), lines.len(), object.target_display());
+            Verdict { ready: true, reason: Reason::Synced, message }
+        }
+    };
+    let removed = observed
+        .old_target
+        .filter(|old| ownership(object, old) == Ownership::Ours)
+        .map(|old| (old.name.clone(), version(old)));
+    let mut events = written_events(observed, &action, removed.as_ref().map(|(name, _)| name.as_str()));
+    events.extend(transition_event(observed, &verdict));
+    let mut status = status(observed, now, &verdict, Some(lines), None);
+    status.target = Some(TargetStatus { name: object.target_name.clone() });
+    if action != TargetAction::Keep {
+        status.last_change_time = Some(Time(now));
+    }
+    let target_is_right = action == TargetAction::Keep && observed.target.is_some();
+    Plan { target: action, target_is_right, remove: removed, status, events, requeue_after }
+}
+
+/// What the status says when the API server refused the target; `why` holds no value.
+#[must_use]
+pub fn refused(object: &Object, previous: &SyncStatus, why: &str, now: Timestamp) -> Plan {
+    let observed = Observed {
+        object,
+        previous,
+        workspace: WorkspaceView::Pending,
+        stale_after: Duration::ZERO,
+        readings: &BTreeMap::new(),
+        target: None,
+        old_target: None,
+        written: None,
+    };
+    let message = format!("the API server refused {}: {why}", object.target_display());
+    keep(&observed, now, Verdict::not_ready(Reason::TargetRefused, message), None)
+}
+
+/// What one entry comes to under the design's table of absence and failure.
+fn line(observed: &Observed<'_>, entry: &Entry, outcome: Outcome, current: Option<&Data>) -> Line {
+    let held = current.and_then(|data| data.get(&entry.key)).cloned();
+    let status = |state, source, why: Option<(Reason, String)>| EntryStatus {
+        key: entry.key.clone(),
+        state,
+        source,
+        reason: why.as_ref().map(|(reason, _)| reason.to_string()),
+        message: why.map(|(_, message)| message),
+    };
+    let (reason, message, firm) = match outcome {
+        Outcome::Value { bytes, source } => {
+            let status = status(EntryState::Synced, Some(source), None);
+            return Line { status, value: Some(bytes), problem: None, blocks: false, done: true };
+        }
+        Outcome::Failed { reason, message } => {
+            let state = if held.is_some() { EntryState::Retained } else { EntryState::Failed };
+            let status = status(state, None, Some((reason, message.clone())));
+            return Line { status, value: held, problem: Some((reason, message)), blocks: true, done: false };
+        }
+        Outcome::Absent { reason, message, firm } => (reason, message, firm),
+    };
+    let why = Some((reason, message.clone()));
+    let alarm = (reason == Reason::KeysVanished).then(|| (reason, message.clone()));
+    let retained = |problem: Option<(Reason, String)>| Line {
+        status: status(EntryState::Retained, None, why.clone()),
+        value: held.clone(),
+        done: problem.is_none(),
+        problem,
+        blocks: false,
+    };
+    // An absence that is not confirmed shrinks nothing and changes nothing that is there.
+    if let Some(default) = &entry.default {
+        let value = Some(zeroize::Zeroizing::new(default.clone().into_bytes()));
+        if firm || held.is_none() || held == value {
+            let status = status(EntryState::Synced, Some(Source::Default), None);
+            return Line { status, value, problem: alarm, blocks: false, done: true };
+        }
+        return retained(alarm);
+    }
+    if entry.optional {
+        if firm || held.is_none() {
+            let status = status(EntryState::Absent, None, None);
+            return Line { status, value: None, problem: alarm, blocks: false, done: true };
+        }
+        return retained(alarm);
+    }
+    let problem = |what: &str| Some((reason, format!("{message}{what}")));
+    match (observed.object.deletion_policy, held.is_some()) {
+        (DeletionPolicy::Delete, true) if firm => Line {
+            status: status(EntryState::Absent, None, why),
+            value: None,
+            problem: problem(&format!(". Key {:?} was removed, as spec.target.deletionPolicy says", entry.key)),
+            blocks: false,
+            done: false,
+        },
+        (_, true) => retained(problem(&format!(". Key {:?} keeps its last value", entry.key))),
+        // Removed earlier under Delete: the rest follows on.
+        (DeletionPolicy::Delete, false) if was_removed(observed, entry) => Line {
+            status: status(EntryState::Absent, None, why),
+            value: None,
+            problem: problem(&format!(". Key {:?} was removed, as spec.target.deletionPolicy says", entry.key)),
+            blocks: false,
+            done: false,
+        },
+        (_, false) => {
+            let status = status(EntryState::Failed, None, why);
+            Line { status, value: None, problem: problem(""), blocks: true, done: false }
+        }
+    }
+}
+
+fn was_removed(observed: &Observed<'_>, entry: &Entry) -> bool {
+    observed.previous.entries.iter().any(|before| before.key == entry.key && before.state == EntryState::Absent)
+}
+
+/// The data that targets of this object hold now: of the target, or else of the one before a rename.
+fn current_data<'a>(observed: &Observed<'a>) -> Option<&'a Data> {
+    [observed.target, observed.old_target]
+        .into_iter()
+        .flatten()
+        .find(|target| !matches!(ownership(observed.object, target), Ownership::Foreign(_)))
+        .map(|target| &target.data)
+}
+
+fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) -> TargetAction {
+    let Some(target) = observed.target else {
+        return if gone { TargetAction::Keep } else { TargetAction::Create(manifest) };
+    };
+    let version = version(target);
+    if gone {
+        return TargetAction::Delete { name: target.name.clone(), version };
+    }
+    if manifest.matches(target) {
+        return TargetAction::Keep;
+    }
+    if manifest.r#type != target.r#type || (target.immutable && manifest.data != target.data) {
+        return TargetAction::Recreate { manifest, version };
+    }
+    TargetAction::Replace { manifest, version }
+}
+
+fn version(target: &Target) -> Version {
+    Version { uid: target.uid.clone(), resource_version: target.resource_version.clone() }
+}
+
+/// Nothing is known that would change anything.
+fn wait(observed: &Observed<'_>) -> Plan {
+    Plan {
+        target: TargetAction::Keep,
+        target_is_right: false,
+        remove: None,
+        status: observed.previous.clone(),
+        events: Vec::new(),
+        requeue_after: None,
+    }
+}
+
+/// The target stays as it is, and the status says why.
+fn keep(observed: &Observed<'_>, now: Timestamp, verdict: Verdict, lines: Option<Vec<Line>>) -> Plan {
+    let events = transition_event(observed, &verdict).into_iter().collect();
+    let failing_since = (!verdict.ready && verdict.reason != Reason::Suspended).then(|| since(observed, None, now));
+    let status = status(observed, now, &verdict, lines, failing_since);
+    Plan { status, events, ..wait(observed) }
+}
+
+/// The whole workspace fails: the target stays, and the object stays Ready on it until it is stale.
+fn outage(observed: &Observed<'_>, failure: &Failure, lines: Vec<Line>, now: Timestamp) -> Plan {
+    if let Some(left) = time_to_stale(observed, failure, now) {
+        return Plan { requeue_after: Some(left), ..wait(observed) };
+    }
+    let message = format!("{}{}", failure.message, unchanged_since(observed, Some(failure), now));
+    let verdict = Verdict::not_ready(failure.reason, message);
+    let events = transition_event(observed, &verdict).into_iter().collect();
+    let failing_since = Some(since(observed, Some(failure), now));
+    let status = status(observed, now, &verdict, Some(lines), failing_since);
+    Plan { status, events, ..wait(observed) }
+}
+
+/// How long an object that is well outlives a failure of its workspace: until `staleAfter`, a little spread so that
+/// many objects do not turn at one instant. `None` when it is stale, or was not well in its present generation.
+fn time_to_stale(observed: &Observed<'_>, failure: &Failure, now: Timestamp) -> Option<Duration> {
+    let was_well = conditions::is_ready(&observed.previous.conditions)
+        && observed.previous.observed_generation == observed.object.generation;
+    let spread: u32 = observed.object.uid.bytes().map(u32::from).sum::<u32>() % 100;
+    let limit = observed.stale_after + observed.stale_after / 1000 * spread;
+    let age = elapsed(failure.since, now);
+    (was_well && age < limit).then(|| limit - age + Duration::from_millis(10))
+}
+
+/// Entries as they stand while nothing can be read.
+fn keep_lines(observed: &Observed<'_>, failure: &Failure) -> Vec<Line> {
+    let current = current_data(observed);
+    observed
+        .object
+        .entries
+        .iter()
+        .map(|entry| {
+            let own = observed.readings.get(&entry.remote).and_then(|reading| reading.failure.as_ref());
+            let why = own.or(if failure.workspace_wide { Some(failure) } else { None });
+            let held = current.is_some_and(|data| data.contains_key(&entry.key));
+            let state = match (held, why) {
+                (true, _) => EntryState::Retained,
+                (false, Some(_)) => EntryState::Failed,
+                (false, None) => EntryState::Pending,
+            };
+            Line {
+                status: EntryStatus {
+                    key: entry.key.clone(),
+                    state,
+                    source: None,
+                    reason: why.map(|f| f.reason.to_string()),
+                    // The whole workspace's message stands once, in the condition.
+                    message: why.filter(|f| !f.workspace_wide).map(|f| f.message.clone()),
+                },
+                value: None,
+                problem: None,
+                blocks: true,
+                done: held && why.is_none(),
+            }
+        })
+        .collect()
+}
+
+/// The target is not written: entries whose value it does not hold are not synced.
+fn unwritten(lines: Vec<Line>, current: Option<&Data>) -> Vec<Line> {
+    lines
+        .into_iter()
+        .map(|mut line| {
+            if line.status.state == EntryState::Synced {
+                line.status.state = match current.and_then(|data| data.get(&line.status.key)) {
+                    Some(held) if Some(held) == line.value.as_ref() => EntryState::Synced,
+                    Some(_) => EntryState::Retained,
+                    None => EntryState::Pending,
+                };
+                line.done = line.status.state == EntryState::Synced;
+            }
+            line
+        })
+        .collect()
+}
+
+fn done(lines: &[Line]) -> usize {
+    lines.iter().filter(|line| line.done).count()
+}
+
+/// Since when the target does not follow: kept in the status, so that a restart does not change it.
+fn since(observed: &Observed<'_>, failure: Option<&Failure>, now: Timestamp) -> Time {
+    observed.previous.failing_since.clone().unwrap_or_else(|| Time(failure.map_or(now, |f| f.since)))
+}
+
+fn unchanged(observed: &Observed<'_>, now: Timestamp) -> String {
+    unchanged_since(observed, None, now)
+}
+
+fn unchanged_since(observed: &Observed<'_>, failure: Option<&Failure>, now: Timestamp) -> String {
+    if current_data(observed).is_some() {
+        format!(". Target unchanged since {}", since(observed, failure, now).0.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    } else {
+        ". The target is not written until this is solved".to_owned()
+    }
+}
+
+fn status(
+    observed: &Observed<'_>,
+    now: Timestamp,
+    verdict: &Verdict,
+    lines: Option<Vec<Line>>,
+    failing_since: Option<Time>,
+) -> SyncStatus {
+    let object = observed.object;
+    let previous = observed.previous;
+    let (keys, entries) = match lines {
+        Some(lines) => {
+            (Some(format!("{}/{}", done(&lines), lines.len())), lines.into_iter().map(|line| line.status).collect())
+        }
+        None => (previous.keys.clone(), previous.entries.clone()),
+    };
+    SyncStatus {
+        observed_generation: object.generation,
+        conditions: conditions::conditions(&previous.conditions, verdict, object.generation, now),
+        workspace: match observed.workspace {
+            WorkspaceView::Missing => None,
+            _ => Some(ResolvedWorkspace { kind: object.workspace.kind, name: object.workspace.name.clone() }),
+        },
+        target: previous.target.clone(),
+        keys,
+        entries,
+        // Whole seconds, as the API server keeps them: else every comparison would see a difference.
+        failing_since: failing_since.map(|Time(at)| Time(whole_seconds(at))),
+        last_change_time: previous.last_change_time.clone(),
+    }
+}
+
+/// The same time without its fraction.
+#[must_use]
+pub fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn transition_event(observed: &Observed<'_>, verdict: &Verdict) -> Option<PlannedEvent> {
+    (verdict.reason != Reason::Suspended)
+        .then(|| super::workspace::transition(&observed.previous.conditions, verdict))?
+}
+
+fn written_events(observed: &Observed<'_>, action: &TargetAction, removed: Option<&str>) -> Vec<PlannedEvent> {
+    let target = observed.object.target_display();
+    let normal = |reason, note| PlannedEvent { warning: false, reason, note };
+    let mut events = Vec::new();
+    let edited =
+        observed.written.is_some_and(|written| observed.target.is_none_or(|target| version(target) != *written));
+    match action {
+        TargetAction::Create(_) if edited => {
+            events.push(normal(Reason::DriftRepaired, format!("{target} was deleted by someone, and is back")));
+        }
+        TargetAction::Replace { .. } if edited => {
+            events.push(normal(
+                Reason::DriftRepaired,
+                format!("{target} was edited by someone, and is as it should be again"),
+            ));
+        }
+        TargetAction::Recreate { .. } => events.push(normal(
+            Reason::TargetReplaced,
+            format!("{target} was deleted and created anew: its type changed, or it was immutable"),
+        )),
+        TargetAction::Delete { .. } => events.push(PlannedEvent {
+            warning: true,
+            reason: Reason::TargetRemoved,
+            note: format!(
+                "{target} was removed: nothing that it held is in Prefect, and spec.target.deletionPolicy is Delete"
+            ),
+        }),
+        _ => {}
+    }
+    if let Some(name) = removed {
+        events.push(normal(Reason::TargetRemoved, format!("{name} was removed: the target is now {target}")));
+    }
+    events
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,534 @@
+//! The design's table of absence and failure, row by row, and that a plan carried out asks for nothing more.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::api::{TemplateMetadata, WorkspaceKind};
+use crate::sync::object::WorkspaceKey;
+use crate::sync::{Absence, Answer, Dependent, Document, Kind, Missing, Shape};
+
+const STALE_AFTER: Duration = Duration::from_secs(600);
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn variable(name: &str) -> RemoteKey {
+    RemoteKey::Variable { name: name.into() }
+}
+
+/// A little world: one object, what Prefect says, what exists.
+struct World {
+    object: Object,
+    status: SyncStatus,
+    readings: BTreeMap<RemoteKey, Reading>,
+    target: Option<Target>,
+    old_target: Option<Target>,
+    written: Option<Version>,
+    now: i64,
+    version: u32,
+}
+
+impl World {
+    fn new(keys: &[&str]) -> Self {
+        let entries = keys
+            .iter()
+            .map(|key| Entry {
+                key: (*key).into(),
+                remote: variable(key),
+                property: None,
+                property_text: None,
+                optional: false,
+                default: None,
+            })
+            .collect();
+        Self {
+            object: Object {
+                id: Dependent { kind: Kind::PrefectSecret, namespace: "flows".into(), name: "etl".into() },
+                uid: "uid-1".into(),
+                generation: Some(1),
+                workspace: WorkspaceKey {
+                    kind: WorkspaceKind::PrefectWorkspace,
+                    namespace: "flows".into(),
+                    name: "default".into(),
+                },
+                workspace_defaulted: true,
+                entries,
+                target_name: "etl".into(),
+                target_type: Some("Opaque".into()),
+                template: TemplateMetadata::default(),
+                deletion_policy: DeletionPolicy::Retain,
+                suspend: false,
+            },
+            status: SyncStatus::default(),
+            readings: BTreeMap::new(),
+            target: None,
+            old_target: None,
+            written: None,
+            now: 0,
+            version: 0,
+        }
+    }
+
+    /// A world in which everything has been delivered.
+    fn synced(keys: &[&str]) -> Self {
+        let mut world = Self::new(keys);
+        for key in keys {
+            world.found(key, &format!("\"{key}-1\""));
+        }
+        world.settle();
+        assert!(world.ready(), "{:?}", world.status);
+        world
+    }
+
+    fn found(&mut self, key: &str, raw: &str) {
+        let document = Arc::new(Document::new(Zeroizing::new(raw.to_owned()), Shape::Value));
+        let answer = Some(Answer::Found { document, source: Source::Api });
+        self.readings.insert(variable(key), Reading { answer, failure: None, pass: 1 });
+    }
+
+    fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
+        let absence = Absence { missing: Missing::Variable { near: None }, since: at(self.now), confirmed, held };
+        self.readings.insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, pass: 1 });
+    }
+
+    fn fails(&mut self, key: &str, workspace_wide: bool) {
+        let failure = Failure {
+            reason: if workspace_wide { Reason::PrefectUnreachable } else { Reason::PrefectRejected },
+            message: "cannot reach prefect".into(),
+            since: at(self.now),
+            workspace_wide,
+        };
+        self.readings.entry(variable(key)).or_default().failure = Some(failure);
+    }
+
+    fn plan(&self) -> Plan {
+        plan(
+            &Observed {
+                object: &self.object,
+                previous: &self.status,
+                workspace: WorkspaceView::Usable,
+                stale_after: STALE_AFTER,
+                readings: &self.readings,
+                target: self.target.as_ref(),
+                old_target: self.old_target.as_ref(),
+                written: self.written.as_ref(),
+            },
+            at(self.now),
+        )
+    }
+
+    /// Plans and carries it out, as the API server would.
+    fn step(&mut self) -> Plan {
+        let plan = self.plan();
+        match &plan.target {
+            TargetAction::Keep => {}
+            TargetAction::Create(manifest) | TargetAction::Recreate { manifest, .. } => self.put(manifest, true),
+            TargetAction::Replace { manifest, .. } => self.put(manifest, false),
+            TargetAction::Delete { .. } => self.target = None,
+        }
+        if plan.remove.is_some() {
+            self.old_target = None;
+        }
+        self.status = plan.status.clone();
+        plan
+    }
+
+    fn put(&mut self, manifest: &Manifest, new: bool) {
+        self.version += 1;
+        let uid = if new { format!("t{}", self.version) } else { self.target.as_ref().unwrap().uid.clone() };
+        self.target = Some(Target {
+            name: manifest.name.clone(),
+            uid: uid.clone(),
+            resource_version: self.version.to_string(),
+            r#type: manifest.r#type.clone(),
+            labels: manifest.labels.clone(),
+            annotations: manifest.annotations.clone(),
+            owners: manifest.owners.clone(),
+            data: manifest.data.clone(),
+            immutable: false,
+        });
+        self.written = Some(Version { uid, resource_version: self.version.to_string() });
+    }
+
+    /// Carries the plan out; planning again must then ask for nothing.
+    fn settle(&mut self) -> Plan {
+        let plan = self.step();
+        let again = self.plan();
+        assert_eq!(again.target, TargetAction::Keep, "planning again asks for a write");
+        assert_eq!(again.status, self.status, "planning again changes the status");
+        assert!(again.events.is_empty(), "planning again says {:?}", again.events);
+        plan
+    }
+
+    fn data(&self) -> BTreeMap<String, String> {
+        let data = self.target.as_ref().map(|target| target.data.clone()).unwrap_or_default();
+        data.into_iter().map(|(key, value)| (key, String::from_utf8(value.to_vec()).unwrap())).collect()
+    }
+
+    fn ready(&self) -> bool {
+        conditions::is_ready(&self.status.conditions)
+    }
+
+    fn reason(&self) -> &str {
+        &conditions::ready(&self.status.conditions).unwrap().reason
+    }
+
+    fn message(&self) -> &str {
+        &conditions::ready(&self.status.conditions).unwrap().message
+    }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn a_first_success_creates_the_target_and_says_nothing() {
+    let mut world = World::new(&["A", "B"]);
+    world.found("A", "\"1\"");
+    assert_eq!(world.plan().status, SyncStatus::default(), "B was not read yet: wait");
+    world.found("B", "{\"x\":1.50}");
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Create(_)));
+    assert!(plan.events.is_empty());
+    assert_eq!(world.data(), pairs(&[("A", "1"), ("B", "{\"x\":1.50}")]));
+    assert_eq!(world.status.keys.as_deref(), Some("2/2"));
+    assert_eq!(world.message(), "2 of 2 keys synced to Secret flows/etl");
+}
+
+#[test]
+fn an_error_for_any_entry_leaves_the_target_untouched() {
+    for policy in [DeletionPolicy::Retain, DeletionPolicy::Delete] {
+        let mut world = World::synced(&["A", "B"]);
+        world.object.deletion_policy = policy;
+        world.found("A", "\"changed\"");
+        world.fails("B", false);
+        world.settle();
+        assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]), "{policy:?}");
+        assert_eq!(world.reason(), "PrefectRejected");
+        assert!(world.message().ends_with(". Target unchanged since 2027-01-15T08:00:00Z"), "{}", world.message());
+    }
+}
+
+#[test]
+fn a_required_key_that_is_gone_keeps_its_last_value_under_retain_and_the_rest_follows() {
+    let mut world = World::synced(&["A", "B"]);
+    world.gone("A", true, false);
+    world.found("B", "\"B-2\"");
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-2")]));
+    assert_eq!(world.reason(), "KeyNotFound");
+    assert_eq!(world.message(), "no variable \"A\" in workspace default. Key \"A\" keeps its last value");
+    assert_eq!(world.status.keys.as_deref(), Some("1/2"));
+}
+
+#[test]
+fn a_required_key_that_is_gone_goes_under_delete_and_the_rest_follows_on() {
+    let mut world = World::synced(&["A", "B"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.gone("A", false, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]), "not confirmed: it stays");
+    world.gone("A", true, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("B", "B-1")]));
+    assert!(!world.ready());
+    world.found("B", "\"B-2\"");
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("B", "B-2")]), "the rest follows on");
+    world.gone("B", true, false);
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Delete { .. }), "the object goes with its last key");
+    assert!(world.target.is_none());
+    world.found("A", "\"A-3\"");
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-3")]), "what comes back is delivered");
+}
+
+#[test]
+fn a_required_key_that_was_never_delivered_leaves_the_target_untouched() {
+    for policy in [DeletionPolicy::Retain, DeletionPolicy::Delete] {
+        let mut world = World::new(&["A", "B"]);
+        world.object.deletion_policy = policy;
+        world.found("A", "\"1\"");
+        world.gone("B", true, false);
+        let plan = world.settle();
+        assert_eq!(plan.target, TargetAction::Keep, "{policy:?}");
+        assert_eq!(plan.events.len(), 1, "a first failure is said");
+        assert_eq!(
+            world.message(),
+            "no variable \"B\" in workspace default. The target is not written until this is solved"
+        );
+
+        // And with a target that lacks the key.
+        let mut world = World::synced(&["A"]);
+        world.object.deletion_policy = policy;
+        let mut more = World::new(&["A", "B"]).object.entries;
+        world.object.entries.append(&mut more.split_off(1));
+        world.object.generation = Some(2);
+        world.found("A", "\"A-2\"");
+        world.gone("B", true, false);
+        world.settle();
+        assert_eq!(world.data(), pairs(&[("A", "A-1")]), "{policy:?}");
+    }
+}
+
+#[test]
+fn an_optional_key_that_is_gone_goes_once_that_is_confirmed() {
+    for policy in [DeletionPolicy::Retain, DeletionPolicy::Delete] {
+        let mut world = World::synced(&["A", "B"]);
+        world.object.deletion_policy = policy;
+        world.object.entries[0].optional = true;
+        world.gone("A", false, false);
+        world.settle();
+        assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]), "not confirmed: it stays");
+        assert!(world.ready());
+        world.gone("A", true, false);
+        world.settle();
+        assert_eq!(world.data(), pairs(&[("B", "B-1")]));
+        assert!(world.ready());
+    }
+}
+
+#[test]
+fn a_default_stands_in_at_once_where_nothing_shrinks_and_after_confirmation_elsewhere() {
+    let mut world = World::new(&["A"]);
+    world.object.entries[0].default = Some("fallback".into());
+    world.gone("A", false, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "fallback")]), "never delivered: one answer is enough");
+    assert_eq!(world.status.entries[0].source, Some(Source::Default));
+
+    let mut world = World::synced(&["A"]);
+    world.object.entries[0].default = Some("fallback".into());
+    world.gone("A", false, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1")]));
+    world.gone("A", true, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "fallback")]));
+    assert!(world.ready());
+}
+
+#[test]
+fn a_default_never_stands_in_for_an_error() {
+    let mut world = World::new(&["A"]);
+    world.object.entries[0].default = Some("fallback".into());
+    world.fails("A", false);
+    let plan = world.settle();
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert!(world.target.is_none());
+}
+
+#[test]
+fn nothing_shrinks_while_most_keys_vanished_together() {
+    let mut world = World::synced(&["A", "B"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.object.entries[0].optional = true;
+    world.object.entries[1].default = Some("fallback".into());
+    world.gone("A", true, true);
+    world.gone("B", true, true);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]));
+    assert_eq!(world.reason(), "KeysVanished");
+}
+
+#[test]
+fn an_outage_leaves_the_object_ready_until_it_is_stale() {
+    let mut world = World::synced(&["A", "B"]);
+    let before = world.status.clone();
+    world.fails("A", true);
+    world.fails("B", true);
+    let plan = world.settle();
+    assert_eq!(world.status, before, "no status is written because of an outage");
+    assert!(plan.requeue_after.is_some_and(|after| after >= STALE_AFTER && after <= STALE_AFTER * 2));
+    world.now = 2000;
+    let plan = world.settle();
+    assert_eq!(world.reason(), "PrefectUnreachable");
+    assert_eq!(world.message(), "cannot reach prefect. Target unchanged since 2027-01-15T08:00:00Z");
+    assert_eq!(plan.events.len(), 1);
+    world.found("A", "\"A-1\"");
+    world.found("B", "\"B-1\"");
+    let plan = world.settle();
+    assert!(world.ready());
+    assert!(world.status.failing_since.is_none());
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert!(!plan.events[0].warning, "recovery is said");
+}
+
+#[test]
+fn a_target_deleted_during_an_outage_comes_back_from_one_snapshot_only() {
+    let mut world = World::synced(&["A", "B"]);
+    world.fails("A", true);
+    world.fails("B", true);
+    world.target = None;
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]));
+
+    // A was refreshed after B: together they never were.
+    let mut world = World::synced(&["A", "B"]);
+    world.found("A", "\"A-2\"");
+    world.readings.get_mut(&variable("A")).unwrap().pass = 2;
+    world.fails("A", true);
+    world.fails("B", true);
+    world.target = None;
+    let plan = world.step();
+    assert_eq!(plan.target, TargetAction::Keep);
+}
+
+#[test]
+fn a_foreign_target_is_refused_unless_it_accepts_us() {
+    let mut world = World::new(&["A"]);
+    world.found("A", "\"1\"");
+    let data = BTreeMap::from([("theirs".to_owned(), Zeroizing::new(b"x".to_vec()))]);
+    world.target =
+        Some(Target { name: "etl".into(), uid: "t".into(), data, r#type: Some("Opaque".into()), ..Target::default() });
+    let plan = world.settle();
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert_eq!(
+        world.message(),
+        "Secret flows/etl exists and belongs to someone else; choose spec.target.name, or let it accept this object: kubectl annotate secret etl -n flows prefect-sync.dev/accepts=PrefectSecret/etl"
+    );
+    let accepts = crate::api::ACCEPTS_ANNOTATION.to_owned();
+    world.target.as_mut().unwrap().annotations.insert(accepts, "PrefectSecret/etl".into());
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "1")]));
+    assert!(world.ready());
+}
+
+#[test]
+fn a_recreated_object_finds_its_own_target_again() {
+    let mut world = World::synced(&["A"]);
+    world.object.uid = "uid-2".into();
+    world.status = SyncStatus::default();
+    world.written = None;
+    world.settle();
+    assert!(world.ready());
+    let owners = &world.target.as_ref().unwrap().owners;
+    assert_eq!(owners.len(), 1);
+    assert_eq!(owners[0].uid, "uid-2");
+}
+
+#[test]
+fn drift_is_repaired_and_said() {
+    let mut world = World::synced(&["A"]);
+    let target = world.target.as_mut().unwrap();
+    target.data.insert("added".into(), Zeroizing::new(b"x".to_vec()));
+    target.resource_version = "99".into();
+    let plan = world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1")]));
+    assert_eq!(plan.events[0].reason, Reason::DriftRepaired);
+    world.target = None;
+    let plan = world.settle();
+    assert_eq!(plan.events[0].reason, Reason::DriftRepaired);
+    assert_eq!(world.data(), pairs(&[("A", "A-1")]));
+}
+
+#[test]
+fn labels_that_others_put_on_the_target_stay_and_those_taken_out_of_the_template_go() {
+    let mut world = World::synced(&["A"]);
+    world.object.template.labels.insert("team".into(), "data".into());
+    world.settle();
+    world.target.as_mut().unwrap().labels.insert("theirs".into(), "x".into());
+    world.settle();
+    world.object.template.labels.clear();
+    world.settle();
+    let labels = &world.target.as_ref().unwrap().labels;
+    assert!(labels.contains_key("theirs"));
+    assert!(!labels.contains_key("team"));
+}
+
+#[test]
+fn a_renamed_target_is_written_before_the_old_one_goes() {
+    let mut world = World::synced(&["A"]);
+    world.object.target_name = "new".into();
+    world.object.generation = Some(2);
+    world.old_target = world.target.take();
+    world.written = None;
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Create(_)));
+    assert_eq!(plan.remove.unwrap().0, "etl");
+    assert_eq!(world.status.target.as_ref().unwrap().name, "new");
+}
+
+#[test]
+fn a_changed_type_replaces_the_target() {
+    let mut world = World::synced(&["A"]);
+    world.object.target_type = Some("example.com/custom".into());
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Recreate { .. }));
+    assert_eq!(plan.events[0].reason, Reason::TargetReplaced);
+}
+
+#[test]
+fn values_over_one_mebibyte_are_refused() {
+    let mut world = World::synced(&["A"]);
+    world.found("A", &format!("\"{}\"", "x".repeat(MAX_TARGET_BYTES + 1)));
+    world.settle();
+    assert_eq!(world.reason(), "TargetTooLarge");
+    assert_eq!(world.data(), pairs(&[("A", "A-1")]));
+}
+
+#[test]
+fn a_suspended_object_is_left_alone_and_stays_as_ready_as_it_was() {
+    let mut world = World::synced(&["A"]);
+    world.object.suspend = true;
+    world.target = None;
+    let plan = world.settle();
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert!(world.ready());
+    assert_eq!(world.reason(), "Suspended");
+}
+
+#[test]
+fn no_debug_output_shows_a_value() {
+    let mut world = World::new(&["A"]);
+    world.found("A", "\"canary-5a1c\"");
+    let plan = world.settle();
+    let shown = format!("{plan:?} {:?} {:?} {:?}", world.readings, world.target, world.status);
+    assert!(!shown.contains("canary-5a1c"), "{shown}");
+}
+
+proptest::proptest! {
+    /// Whatever happens in whatever order, a plan carried out asks for nothing more, and a failure or an
+    /// unconfirmed absence never removes a key that the target holds.
+    #[test]
+    fn planning_again_asks_for_nothing_and_failure_never_destroys(
+        events in proptest::collection::vec((0_usize..3, 0_u8..6), 1..40),
+        delete in proptest::bool::ANY,
+        optional in proptest::bool::ANY,
+    ) {
+        let keys = ["A", "B", "C"];
+        let mut world = World::new(&keys);
+        if delete { world.object.deletion_policy = DeletionPolicy::Delete; }
+        world.object.entries[0].optional = optional;
+        world.object.entries[1].default = Some("fallback".into());
+        for key in keys { world.found(key, "\"first\""); }
+        world.settle();
+        for (which, what) in events {
+            world.now += 100;
+            let key = keys[which];
+            let confirmed = what == 4;
+            match what {
+                0 | 1 => world.found(key, &format!("\"{}\"", world.now)),
+                2 => world.fails(key, false),
+                3 => world.gone(key, false, false),
+                4 => world.gone(key, true, false),
+                _ => world.gone(key, true, true),
+            }
+            let before = world.data();
+            world.settle();
+            let any_confirmed = world.readings.values().any(|r| {
+                matches!(&r.answer, Some(Answer::Absent(a)) if a.confirmed && !a.held)
+            });
+            if !confirmed && !any_confirmed {
+                for key in before.keys() {
+                    assert!(world.data().contains_key(key), "{key} was lost");
+                }
+            }
+        }
+    }
+}

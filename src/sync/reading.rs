@@ -1,0 +1,140 @@
+//! What was read from Prefect for one key.
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::{Reason, Timestamp};
+use crate::api::Source;
+
+/// A value as it was served. Zeroized on drop; `Debug` shows its length only.
+pub struct Document {
+    /// The raw JSON text.
+    raw: Zeroizing<String>,
+    /// What the text is.
+    shape: Shape,
+}
+
+/// What a document's text is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A variable's value, or a local secret: the text is the value.
+    Value,
+    /// A block: the text is its `data` object.
+    Block {
+        /// Paths whose values Prefect masks, with `*` for any name, such as `secrets.*`.
+        secret_fields: Vec<String>,
+        /// Names of the fields of this block's type.
+        fields: Vec<String>,
+    },
+}
+
+impl Document {
+    /// A document of raw JSON text.
+    #[must_use]
+    pub fn new(raw: Zeroizing<String>, shape: Shape) -> Self {
+        Self { raw, shape }
+    }
+
+    /// The raw JSON text.
+    #[must_use]
+    pub fn raw(&self) -> &str {
+        &self.raw
+    }
+
+    /// What the text is.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+}
+
+impl PartialEq for Document {
+    fn eq(&self, other: &Self) -> bool {
+        *self.raw == *other.raw && self.shape == other.shape
+    }
+}
+
+impl std::fmt::Debug for Document {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Document({} bytes)", self.raw.len())
+    }
+}
+
+/// Why there is nothing under a key, and what may have been meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// No block of that name; `near` is one with a similar name.
+    Block {
+        /// A similar name of the same type.
+        near: Option<String>,
+    },
+    /// No block of that name, but a variable.
+    IsAVariable,
+    /// No block type of that name.
+    BlockType {
+        /// A similar type.
+        near: Option<String>,
+    },
+    /// No variable of that name.
+    Variable {
+        /// A similar name.
+        near: Option<String>,
+    },
+    /// The workspace has local secrets only, and none of that name.
+    Local {
+        /// A similar name.
+        near: Option<String>,
+    },
+}
+
+/// An absence as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// What is missing.
+    pub missing: Missing,
+    /// When it was first seen in this epoch.
+    pub since: Timestamp,
+    /// Whether two exact not-found answers, at least an interval apart in one epoch, say so.
+    pub confirmed: bool,
+    /// Whether most of the workspace's keys vanished together, so that nothing may shrink.
+    pub held: bool,
+}
+
+/// What Prefect, or the local secrets, last answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// A value.
+    Found {
+        /// The value.
+        document: Arc<Document>,
+        /// Who answered.
+        source: Source,
+    },
+    /// There is none.
+    Absent(Absence),
+}
+
+/// Why a key, or a whole workspace, can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The cause.
+    pub reason: Reason,
+    /// What was being done to what, and what to do next. Without a final full stop.
+    pub message: String,
+    /// The first failure since the last success.
+    pub since: Timestamp,
+    /// Whether it concerns the whole workspace (an outage, refused credentials) rather than this key.
+    pub workspace_wide: bool,
+}
+
+/// All that is known of one key.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Reading {
+    /// The last good answer, kept through failures.
+    pub answer: Option<Answer>,
+    /// Why the last try failed; `None` when `answer` is current.
+    pub failure: Option<Failure>,
+    /// The pass in which `answer` was read: answers of one pass belong together.
+    pub pass: u64,
+}

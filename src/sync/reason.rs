@@ -1,0 +1,121 @@
+//! The one list of reasons that conditions, entries and events use.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Why a condition is as it is: one reason a cause.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)+];
+
+            /// The word as it stands in a condition.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => stringify!($name),)+ }
+            }
+
+            /// What it means, in a sentence; the same text as in the README's table.
+            #[must_use]
+            pub fn explain(self) -> &'static str {
+                match self { $(Reason::$name => concat!($($doc,)+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Everything is as asked for.
+    Synced,
+    /// Prefect answers and the credentials work (workspaces); a workspace with `local` alone has been read.
+    Connected,
+    /// Something changed and is being worked on.
+    Progressing,
+    /// `spec.suspend` is true: nothing is read or written.
+    Suspended,
+    /// The stored object does not fit the current types; it is left alone until it is mended.
+    ObjectInvalid,
+    /// There is no workspace of that name.
+    WorkspaceNotFound,
+    /// The workspace exists, but its specification can't be used.
+    WorkspaceInvalid,
+    /// A Secret or ConfigMap that the workspace names does not exist, or lacks the key.
+    CredentialsNotFound,
+    /// A Secret or ConfigMap that the workspace names does not carry the label that offers it to workspaces.
+    NotOffered,
+    /// Prefect answered 401 or 403 to the credentials.
+    CredentialsRefused,
+    /// The host is not in the operator's list of allowed hosts.
+    HostNotAllowed,
+    /// Something answered, but not as Prefect's API.
+    NotPrefectApi,
+    /// Prefect Cloud was named without account and workspace.
+    CloudNeedsWorkspace,
+    /// Prefect can't be reached, or answers with server errors.
+    PrefectUnreachable,
+    /// Prefect says that there are too many requests.
+    PrefectThrottled,
+    /// Prefect refused to answer for this key, or its answer was too large.
+    PrefectRejected,
+    /// The workspace's config.toml can't be parsed.
+    LocalInvalid,
+    /// Prefect confirmed that there is no such block or variable, or the local secrets hold none of that name.
+    KeyNotFound,
+    /// The name is a variable's, not a block's.
+    IsAVariable,
+    /// There is no such block type.
+    BlockTypeNotFound,
+    /// The value has nothing at that property.
+    PropertyNotFound,
+    /// `property` is no path, such as `a.b[0].c`.
+    PropertyInvalid,
+    /// The value is no JSON, so there is nothing to look into with `property`.
+    NotJson,
+    /// Prefect returned asterisks: the key may not see secret values.
+    ValueMasked,
+    /// The value can't be delivered, such as text that is no valid Unicode.
+    ValueInvalid,
+    /// Most of what the workspace delivered vanished together, as when a database is emptied: nothing is removed.
+    KeysVanished,
+    /// The values together are larger than the 1 MiB that Kubernetes allows.
+    TargetTooLarge,
+    /// A Secret or ConfigMap of the target's name exists and belongs to someone else.
+    TargetConflict,
+    /// The API server refused the target.
+    TargetRefused,
+    /// The target was replaced, because what changed can't be changed in place.
+    TargetReplaced,
+    /// The target was edited or deleted by someone, and has been put back.
+    DriftRepaired,
+    /// A target that was no longer asked for was removed.
+    TargetRemoved,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Reason {
+    /// Whether trying again can't help until the object, its credentials or the target change: kstatus' `Stalled`.
+    #[must_use]
+    pub fn is_stalled(self) -> bool {
+        matches!(
+            self,
+            Self::ObjectInvalid
+                | Self::WorkspaceInvalid
+                | Self::CredentialsNotFound
+                | Self::NotOffered
+                | Self::CredentialsRefused
+                | Self::HostNotAllowed
+                | Self::CloudNeedsWorkspace
+                | Self::LocalInvalid
+                | Self::PropertyInvalid
+                | Self::TargetTooLarge
+                | Self::TargetConflict
+                | Self::TargetRefused
+        )
+    }
+}

@@ -1,0 +1,233 @@
+//! One entry and its answer: a value, an absence, or a failure.
+
+use zeroize::Zeroizing;
+
+use super::path::{Step, Walked};
+use super::reading::{Absence, Answer, Document, Missing, Shape};
+use super::value;
+use super::{Entry, Reason, RemoteKey};
+use crate::api::Source;
+
+/// What an entry comes to.
+pub enum Outcome {
+    /// A value to deliver.
+    Value {
+        /// The bytes.
+        bytes: Zeroizing<Vec<u8>>,
+        /// Who answered.
+        source: Source,
+    },
+    /// There is none.
+    Absent {
+        /// The cause.
+        reason: Reason,
+        /// What was looked for and what to do.
+        message: String,
+        /// Whether a key may be removed because of it.
+        firm: bool,
+    },
+    /// The value can't be delivered.
+    Failed {
+        /// The cause.
+        reason: Reason,
+        /// What was looked for and what to do.
+        message: String,
+    },
+}
+
+/// What `entry` comes to, given the answer for its key. `workspace` is the workspace's name, for messages.
+#[must_use]
+pub fn resolve(entry: &Entry, answer: &Answer, workspace: &str) -> Outcome {
+    match answer {
+        Answer::Absent(absence) => absent(entry, absence, workspace),
+        Answer::Found { document, source } => found(entry, document, *source),
+    }
+}
+
+fn absent(entry: &Entry, absence: &Absence, workspace: &str) -> Outcome {
+    let (reason, message) = describe(&entry.remote, &absence.missing, workspace);
+    if absence.held {
+        return Outcome::Absent {
+            reason: Reason::KeysVanished,
+            message: format!(
+                "{message}. Most of what workspace {workspace} delivered vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
+            ),
+            firm: false,
+        };
+    }
+    Outcome::Absent { reason, message, firm: absence.confirmed }
+}
+
+fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, String) {
+    let name = remote.name();
+    let did_you_mean =
+        |near: &Option<String>| near.as_ref().map_or_else(String::new, |near| format!("did you mean {near:?}?"));
+    let block_type = match remote {
+        RemoteKey::Block { block_type, .. } => block_type.as_str(),
+        RemoteKey::Variable { .. } => "",
+    };
+    let sentence = |head: String, rules: &str, near: &Option<String>| {
+        let near = did_you_mean(near);
+        match (rules.is_empty(), near.is_empty()) {
+            (true, true) => head,
+            (true, false) => format!("{head}; {near}"),
+            (false, true) => format!("{head}; {rules}"),
+            (false, false) => format!("{head}; {rules}, {near}"),
+        }
+    };
+    match missing {
+        Missing::IsAVariable => {
+            (Reason::IsAVariable, format!("{name:?} is a Variable, not a block; use remoteRef.variable"))
+        }
+        Missing::BlockType { near } => (
+            Reason::BlockTypeNotFound,
+            sentence(format!("no block type {block_type:?} in workspace {workspace}"), "", near),
+        ),
+        Missing::Block { near } => {
+            let rules = if name.contains('_') {
+                "block names have no underscores"
+            } else if name.chars().any(char::is_uppercase) {
+                "block names have no capitals"
+            } else {
+                ""
+            };
+            (
+                Reason::KeyNotFound,
+                sentence(format!("no {block_type} block {name:?} in workspace {workspace}"), rules, near),
+            )
+        }
+        Missing::Variable { near } => {
+            (Reason::KeyNotFound, sentence(format!("no variable {name:?} in workspace {workspace}"), "", near))
+        }
+        Missing::Local { near } => (
+            Reason::KeyNotFound,
+            sentence(
+                format!("no {remote} in workspace {workspace}, which has local secrets only (spec.api is not set)"),
+                "",
+                near,
+            ),
+        ),
+    }
+}
+
+fn found(entry: &Entry, document: &Document, source: Source) -> Outcome {
+    let path = match &entry.property {
+        Some(Err(error)) => return Outcome::Failed { reason: Reason::PropertyInvalid, message: error.to_string() },
+        Some(Ok(path)) => Some(path),
+        None => None,
+    };
+    // A Secret block is its `value`; every other block type is all of its fields.
+    let is_secret_block =
+        matches!(&entry.remote, RemoteKey::Block { block_type, .. } if block_type == super::object::SECRET_BLOCK);
+    let (root, mut prefix) = match document.shape() {
+        Shape::Block { .. } if is_secret_block => match secret_value(document.raw()) {
+            Some(value) => (value, vec!["value".to_owned()]),
+            None => {
+                return Outcome::Failed {
+                    reason: Reason::ValueInvalid,
+                    message: format!("{} has no value; set one in Prefect", entry.remote),
+                };
+            }
+        },
+        _ => (Zeroizing::new(document.raw().to_owned()), Vec::new()),
+    };
+    let selected = match path {
+        None => root,
+        Some(path) => {
+            let text = entry.property_text.as_deref().unwrap_or_default();
+            match path.walk(&root) {
+                Walked::Found(selected) => {
+                    prefix.extend(path.steps().iter().map(|step| match step {
+                        Step::Member(name) => name.clone(),
+                        Step::Index(_) => "*".to_owned(),
+                    }));
+                    selected
+                }
+                Walked::Null => {
+                    return Outcome::Absent {
+                        reason: Reason::PropertyNotFound,
+                        message: format!("{} has no value at {text:?}: it is unset (null) in Prefect", entry.remote),
+                        firm: true,
+                    };
+                }
+                Walked::NotJson if masked(document, &root, &prefix) => return mask(entry),
+                Walked::NotJson => {
+                    return Outcome::Failed {
+                        reason: Reason::NotJson,
+                        message: format!(
+                            "{} holds text that is no JSON, so there is nothing to look into at {text:?}; leave remoteRef.property out to take it whole",
+                            entry.remote
+                        ),
+                    };
+                }
+                Walked::Missing { depth } => {
+                    return no_such_property(entry, document, path.steps(), text, depth, is_secret_block);
+                }
+            }
+        }
+    };
+    if masked(document, &selected, &prefix) {
+        return mask(entry);
+    }
+    match value::delivered(&selected) {
+        Some(bytes) => Outcome::Value { bytes, source },
+        None => Outcome::Failed {
+            reason: Reason::ValueInvalid,
+            message: format!("{} holds text that is no valid Unicode (half of a surrogate pair)", entry.remote),
+        },
+    }
+}
+
+fn masked(document: &Document, raw: &str, prefix: &[String]) -> bool {
+    match document.shape() {
+        Shape::Block { secret_fields, .. } => value::is_masked(raw, prefix, secret_fields),
+        Shape::Value => false,
+    }
+}
+
+fn mask(entry: &Entry) -> Outcome {
+    Outcome::Failed {
+        reason: Reason::ValueMasked,
+        message: format!(
+            "Prefect returned {} for {}: this key may not see secret values; give its role that permission",
+            value::MASK,
+            entry.remote
+        ),
+    }
+}
+
+fn no_such_property(
+    entry: &Entry,
+    document: &Document,
+    steps: &[Step],
+    text: &str,
+    depth: usize,
+    is_secret_block: bool,
+) -> Outcome {
+    if let (Shape::Block { fields, .. }, 0, false) = (document.shape(), depth, is_secret_block) {
+        // The type's own field names are no secret; names inside a value are.
+        let known = matches!(steps.first(), Some(Step::Member(name)) if fields.contains(name));
+        if !known {
+            let has = if fields.is_empty() { String::new() } else { format!("; it has {}", fields.join(", ")) };
+            return Outcome::Failed {
+                reason: Reason::PropertyNotFound,
+                message: format!("{} has no {text:?}{has}", entry.remote),
+            };
+        }
+    }
+    Outcome::Absent {
+        reason: Reason::PropertyNotFound,
+        message: format!("{} has nothing at {text:?}", entry.remote),
+        firm: true,
+    }
+}
+
+/// `data.value` of a Secret block, raw.
+fn secret_value(raw: &str) -> Option<Zeroizing<String>> {
+    let members: std::collections::HashMap<String, &serde_json::value::RawValue> = serde_json::from_str(raw).ok()?;
+    members.get("value").map(|value| Zeroizing::new(value.get().to_owned()))
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -1,0 +1,194 @@
+//! The Secret or ConfigMap: what exists, whose it is, and what it should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Object;
+use crate::api;
+
+/// Keys and values, zeroized on drop.
+pub type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
+
+/// A Secret or ConfigMap that exists.
+#[derive(Clone, Default)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The version that was read; writes name it, so that nothing unseen is overwritten.
+    pub resource_version: String,
+    /// Its type; Secrets only.
+    pub r#type: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Its owners.
+    pub owners: Vec<OwnerReference>,
+    /// Its keys and values, binary ones of a ConfigMap included.
+    pub data: Data,
+    /// Whether Kubernetes refuses changes of its data.
+    pub immutable: bool,
+}
+
+/// A Secret or ConfigMap as it should be.
+#[derive(Clone, PartialEq)]
+pub struct Manifest {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its type; Secrets only.
+    pub r#type: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Its owners.
+    pub owners: Vec<OwnerReference>,
+    /// Its keys and values.
+    pub data: Data,
+}
+
+/// Keys and sizes, never values.
+fn sizes(data: &Data) -> BTreeMap<&str, usize> {
+    data.iter().map(|(key, value)| (key.as_str(), value.len())).collect()
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("name", &self.name).field("sizes", &sizes(&self.data)).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manifest")
+            .field("name", &self.name)
+            .field("type", &self.r#type)
+            .field("labels", &self.labels)
+            .field("annotations", &self.annotations)
+            .field("sizes", &sizes(&self.data))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whose an existing target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// This object's: it may be written and deleted.
+    Ours,
+    /// Somebody else's, who accepts this object as the new owner: it may be written.
+    Accepted,
+    /// Somebody else's; the text names them.
+    Foreign(String),
+}
+
+/// Whose `target` is. Ours is known by the owner annotation, so that a restored cluster or a recreated object
+/// finds its own again, or by the owner reference; never against another controller.
+#[must_use]
+pub fn ownership(object: &Object, target: &Target) -> Ownership {
+    let foreign_controller =
+        target.owners.iter().find(|owner| owner.controller == Some(true) && !is_reference_to(owner, object));
+    let annotated = target.annotations.get(api::OWNER_ANNOTATION);
+    let marked_ours = target.owners.iter().any(|owner| owner.uid == object.uid)
+        || annotated.is_some_and(|owner| *owner == object.owner_name());
+    if marked_ours && foreign_controller.is_none() {
+        return Ownership::Ours;
+    }
+    if target.annotations.get(api::ACCEPTS_ANNOTATION).is_some_and(|accepted| *accepted == object.owner_name()) {
+        return Ownership::Accepted;
+    }
+    if let Some(owner) = foreign_controller {
+        return Ownership::Foreign(format!("{} {:?}", owner.kind, owner.name));
+    }
+    Ownership::Foreign(annotated.map_or_else(|| "someone else".to_owned(), Clone::clone))
+}
+
+/// Whether an owner reference means this object, also under a UID from before a restore.
+fn is_reference_to(owner: &OwnerReference, object: &Object) -> bool {
+    owner.uid == object.uid
+        || (owner.kind == object.id.kind.as_str()
+            && owner.name == object.id.name
+            && owner.api_version.starts_with(&format!("{}/", api::GROUP)))
+}
+
+/// Which labels and annotations of a target came from the template.
+#[derive(Serialize, Deserialize, Default)]
+struct TemplateKeys {
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    labels: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    annotations: BTreeSet<String>,
+}
+
+impl Manifest {
+    /// What the target should be: data exactly `data`; labels, annotations and owners that others put on
+    /// `existing` stay.
+    #[must_use]
+    pub fn new(object: &Object, existing: Option<&Target>, data: Data) -> Self {
+        let mut labels = existing.map(|t| t.labels.clone()).unwrap_or_default();
+        let mut annotations = existing.map(|t| t.annotations.clone()).unwrap_or_default();
+        let mut owners = existing.map(|t| t.owners.clone()).unwrap_or_default();
+        if let Some(before) =
+            annotations.get(api::TEMPLATE_ANNOTATION).and_then(|text| serde_json::from_str::<TemplateKeys>(text).ok())
+        {
+            labels.retain(|key, _| !before.labels.contains(key));
+            annotations.retain(|key, _| !before.annotations.contains(key));
+        }
+        let keys = TemplateKeys {
+            labels: object.template.labels.keys().cloned().collect(),
+            annotations: object.template.annotations.keys().cloned().collect(),
+        };
+        labels.extend(object.template.labels.clone());
+        annotations.extend(object.template.annotations.clone());
+        labels.insert(api::OWNED_BY_LABEL.to_owned(), object.id.kind.as_str().to_owned());
+        annotations.insert(api::OWNER_ANNOTATION.to_owned(), object.owner_name());
+        match serde_json::to_string(&keys) {
+            Ok(text) if !keys.labels.is_empty() || !keys.annotations.is_empty() => {
+                annotations.insert(api::TEMPLATE_ANNOTATION.to_owned(), text);
+            }
+            _ => {
+                annotations.remove(api::TEMPLATE_ANNOTATION);
+            }
+        }
+        owners.retain(|owner| !is_reference_to(owner, object) && owner.controller != Some(true));
+        owners.push(OwnerReference {
+            api_version: format!("{}/v1alpha1", api::GROUP),
+            kind: object.id.kind.as_str().to_owned(),
+            name: object.id.name.clone(),
+            uid: object.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        });
+        Self {
+            namespace: object.id.namespace.clone(),
+            name: object.target_name.clone(),
+            r#type: object.target_type.clone(),
+            labels,
+            annotations,
+            owners,
+            data,
+        }
+    }
+
+    /// The sum of the values' sizes in bytes, as Kubernetes limits it.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.data.values().map(|value| value.len()).sum()
+    }
+
+    /// Whether `existing` is already like this.
+    #[must_use]
+    pub fn matches(&self, existing: &Target) -> bool {
+        self.r#type == existing.r#type
+            && self.data == existing.data
+            && self.labels == existing.labels
+            && self.annotations == existing.annotations
+            && self.owners == existing.owners
+    }
+}

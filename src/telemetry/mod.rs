@@ -1,0 +1,53 @@
+//! What the operator says of itself: logs and health.
+//!
+//! Logs go to standard error: text on a terminal, JSON elsewhere. **Invariant:** the Kubernetes client logs whole
+//! response bodies when an answer does not parse, and a Secret's body holds values: that target is silenced below
+//! ERROR, whatever filter is asked for.
+
+mod health;
+
+pub use health::{Readiness, serve};
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Directive;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging. `filter` is a level (`info`) or directives (`info,prefect_sync=debug`).
+///
+/// # Errors
+/// When the filter is not one, or logging was started before.
+pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let mut parsed = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow::anyhow!("log filter {filter:?}: {error}; write a level such as info, or info,prefect_sync=debug")
+    })?;
+    let silenced: Directive = "kube_client::client=error".parse()?;
+    parsed = parsed.add_directive(silenced);
+    let json = match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = if json {
+        layer.json().flatten_event(true).boxed()
+    } else {
+        layer.with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
+    tracing_subscriber::registry().with(layer.with_filter(parsed)).try_init()?;
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Prefect's errors in the words of conditions.
+
+use crate::prefect::{Error, ErrorKind};
+use crate::sync::{Failure, Reason, RemoteKey, Timestamp};
+
+/// How a workspace presents itself to Prefect, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// It names none.
+    None,
+    /// An API key; the text says where it is, such as `Secret flows/prefect-api-key key "key"`.
+    ApiKey(String),
+    /// A self-hosted server's auth string.
+    AuthString(String),
+}
+
+impl Credentials {
+    fn place(&self) -> &str {
+        match self {
+            Self::None => "a workspace without credentials",
+            Self::ApiKey(place) | Self::AuthString(place) => place,
+        }
+    }
+}
+
+/// The failure that `error` means for a workspace that presents `credentials`. `key` is what was read, where the
+/// error is about one key only.
+#[must_use]
+pub fn failure(error: &Error, credentials: &Credentials, key: Option<&RemoteKey>, now: Timestamp) -> Failure {
+    let host = &error.host;
+    let reading = key.map_or_else(String::new, |key| format!(" for {key}"));
+    let (reason, message) = match &error.kind {
+        ErrorKind::Unauthorized => {
+            let hint = match credentials {
+                Credentials::None => "set spec.api.apiKey (Prefect Cloud) or spec.api.authString (self-hosted)",
+                Credentials::ApiKey(_) => "expired, or self-hosted (then use authString)?",
+                Credentials::AuthString(_) => {
+                    "not the server's PREFECT_SERVER_API_AUTH_STRING, or Prefect Cloud (then use apiKey)?"
+                }
+            };
+            (Reason::CredentialsRefused, format!("Prefect at {host} answered 401 to {}; {hint}", credentials.place()))
+        }
+        ErrorKind::Forbidden => (
+            Reason::CredentialsRefused,
+            format!(
+                "Prefect at {host} answered 403 to {}{reading}; give its role permission to read blocks and variables",
+                credentials.place()
+            ),
+        ),
+        ErrorKind::NotPrefectApi => (
+            Reason::NotPrefectApi,
+            format!(
+                "{host} answered, but not as Prefect's API; is spec.api.url what PREFECT_API_URL holds (usually \"/api\" is missing), and is no login page in between?"
+            ),
+        ),
+        ErrorKind::Unreachable { hint } => (
+            Reason::PrefectUnreachable,
+            match hint {
+                Some(hint) => format!("cannot reach {host}: {hint}"),
+                None => format!("cannot reach {host}"),
+            },
+        ),
+        ErrorKind::Throttled => (
+            Reason::PrefectThrottled,
+            format!("Prefect at {host} answered 429: too many requests; it is asked again later"),
+        ),
+        ErrorKind::Server { status } => {
+            (Reason::PrefectUnreachable, format!("Prefect at {host} answered {status}{reading}; its own log says why"))
+        }
+        ErrorKind::Rejected { status } => (
+            Reason::PrefectRejected,
+            format!("Prefect at {host} answered {status}{reading}; is the name as Prefect writes it?"),
+        ),
+        ErrorKind::Malformed => (
+            Reason::PrefectRejected,
+            format!("Prefect at {host} answered{reading} in a shape that is not known; is its version 2 or 3?"),
+        ),
+        ErrorKind::Configuration { hint } => (Reason::WorkspaceInvalid, (*hint).to_owned()),
+        ErrorKind::TooLarge => {
+            (Reason::PrefectRejected, format!("Prefect at {host} holds more{reading} than a Secret can (1 MiB)"))
+        }
+    };
+    Failure { reason, message, since: now, workspace_wide: key.is_none() }
+}

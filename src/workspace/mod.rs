@@ -1,0 +1,24 @@
+//! One session per workspace: what its objects ask for is read together, kept, compared and shared.
+//!
+//! ```text
+//! objects ── observe(keys) ─► Workspaces ─► session task ─ Reader ─► Prefect
+//!        ◄── wake (only those whose readings changed) ──┘
+//! ```
+//!
+//! - [`reader`] reads a set of keys once, in batches of exact names; it remembers nothing.
+//! - [`session`] is the loop that decides when to read, and merges what came back.
+//! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them.
+//! - [`failure`] puts Prefect's errors into the words of conditions.
+//!
+//! **Invariants.** Readings are never shared between workspace objects. A session belongs to one workspace in one
+//! state (its spec and the versions of its credentials); another state is a new epoch that knows nothing of the
+//! last one's absences. A failure never removes the last good answer.
+
+pub mod failure;
+pub mod reader;
+mod registry;
+mod session;
+mod slot;
+
+pub use reader::Reader;
+pub use registry::{Observation, Setup, Wake, Workspaces};

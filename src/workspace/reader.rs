@@ -1,0 +1,277 @@
+//! Reads a set of keys once: local secrets first, then Prefect in batches of exact names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+
+use super::failure::{Credentials, failure};
+use crate::api::Source;
+use crate::prefect::{Block, Client, Error, LocalSecrets, Variable};
+use crate::sync::object::SECRET_BLOCK;
+use crate::sync::suggest::nearest;
+use crate::sync::{Document, Failure, Missing, RemoteKey, Shape, Timestamp};
+
+/// The most names that Prefect takes in one request.
+const BATCH: usize = 200;
+/// Requests of one pass under way at once.
+const CONCURRENCY: usize = 4;
+/// The most batches that one pass halves to find keys that spoil them.
+const MOST_HALVINGS: usize = 64;
+
+/// What one pass found out about a key.
+#[derive(Debug)]
+pub enum Read {
+    /// A value.
+    Found(Arc<Document>, Source),
+    /// An exact not-found answer by name.
+    NotFound,
+    /// A list without it, where an absence was confirmed before: still absent.
+    StillAbsent,
+    /// It could not be read.
+    Failed(Failure),
+}
+
+/// What one pass brought.
+pub struct Pass {
+    /// One result for each key asked for, unless `outage` stopped the pass.
+    pub reads: BTreeMap<RemoteKey, Read>,
+    /// Why the workspace as a whole can't be read.
+    pub outage: Option<Failure>,
+    /// How long Prefect asks to be left alone.
+    pub retry_after: Option<std::time::Duration>,
+}
+
+/// Where a workspace's values come from.
+pub struct Reader {
+    /// Prefect's API, if the workspace has one.
+    pub client: Option<Client>,
+    /// The local secrets, consulted first.
+    pub local: Option<LocalSecrets>,
+    /// What is presented to the API, for messages.
+    pub credentials: Credentials,
+}
+
+/// Names to read together: of one block type, or of variables.
+struct Batch {
+    block_type: Option<String>,
+    names: Vec<String>,
+}
+
+impl Batch {
+    fn key(&self, name: &str) -> RemoteKey {
+        match &self.block_type {
+            Some(block_type) => RemoteKey::Block { block_type: block_type.clone(), name: name.to_owned() },
+            None => RemoteKey::Variable { name: name.to_owned() },
+        }
+    }
+
+    fn halves(mut self) -> [Self; 2] {
+        let tail = self.names.split_off(self.names.len() / 2);
+        let other = Self { block_type: self.block_type.clone(), names: tail };
+        [self, other]
+    }
+}
+
+impl Reader {
+    /// Proves that the API answers and takes the credentials, and says which version it is (`None` for Cloud, or
+    /// with local secrets only).
+    ///
+    /// # Errors
+    /// Why the workspace can't be read.
+    pub async fn check(&self, now: Timestamp) -> Result<Option<String>, Failure> {
+        let Some(client) = &self.client else { return Ok(None) };
+        let checked = async {
+            client.check().await?;
+            client.server_version().await
+        };
+        checked.await.map_err(|error| failure(&error, &self.credentials, None, now))
+    }
+
+    /// Reads `keys`. Those in `known_absent` were confirmed absent before: a list without them is enough.
+    pub async fn read(&self, keys: &BTreeSet<RemoteKey>, known_absent: &BTreeSet<RemoteKey>, now: Timestamp) -> Pass {
+        let mut pass = Pass { reads: BTreeMap::new(), outage: None, retry_after: None };
+        let mut remote: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
+        for key in keys {
+            if let Some(text) = self.local_value(key) {
+                let document = Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value);
+                pass.reads.insert(key.clone(), Read::Found(Arc::new(document), Source::Local));
+            } else if self.client.is_none() {
+                pass.reads.insert(key.clone(), Read::NotFound);
+            } else {
+                let block_type = match key {
+                    RemoteKey::Block { block_type, .. } => Some(block_type.clone()),
+                    RemoteKey::Variable { .. } => None,
+                };
+                remote.entry(block_type).or_default().push(key.name().to_owned());
+            }
+        }
+        let Some(client) = &self.client else { return pass };
+        let mut batches: Vec<Batch> = remote
+            .iter()
+            .flat_map(|(block_type, names)| {
+                names.chunks(BATCH).map(|chunk| Batch { block_type: block_type.clone(), names: chunk.to_vec() })
+            })
+            .collect();
+        let mut halvings = 0;
+        let mut unlisted = Vec::new();
+        while !batches.is_empty() {
+            let mut halved = Vec::new();
+            let mut results = futures::stream::iter(std::mem::take(&mut batches))
+                .map(|batch| async move { (self.list(client, &batch).await, batch) })
+                .buffer_unordered(CONCURRENCY);
+            while let Some((result, batch)) = results.next().await {
+                match result {
+                    Ok(found) => {
+                        let mut found: BTreeMap<RemoteKey, Document> = found.into_iter().collect();
+                        for name in &batch.names {
+                            let key = batch.key(name);
+                            match found.remove(&key) {
+                                Some(document) => {
+                                    pass.reads.insert(key, Read::Found(Arc::new(document), Source::Api));
+                                }
+                                None if known_absent.contains(&key) => {
+                                    pass.reads.insert(key, Read::StillAbsent);
+                                }
+                                None => unlisted.push(key),
+                            }
+                        }
+                    }
+                    Err(error) if error.is_batch_fault() && batch.names.len() > 1 && halvings < MOST_HALVINGS => {
+                        halvings += 1;
+                        halved.extend(batch.halves());
+                    }
+                    Err(error) if error.is_batch_fault() => {
+                        for name in &batch.names {
+                            let key = batch.key(name);
+                            let failed = failure(&error, &self.credentials, Some(&key), now);
+                            pass.reads.insert(key, Read::Failed(failed));
+                        }
+                    }
+                    Err(error) => {
+                        self.outage(&mut pass, &error, now);
+                        return pass;
+                    }
+                }
+            }
+            batches = halved;
+        }
+        // A list omits what the key may no longer see: only the exact answer by name says that there is none.
+        let mut results = futures::stream::iter(unlisted)
+            .map(|key| async move { (self.by_name(client, &key).await, key) })
+            .buffer_unordered(CONCURRENCY);
+        while let Some((result, key)) = results.next().await {
+            let read = match result {
+                Ok(Some(document)) => Read::Found(Arc::new(document), Source::Api),
+                Ok(None) => Read::NotFound,
+                Err(error) if error.is_workspace_wide() => {
+                    self.outage(&mut pass, &error, now);
+                    return pass;
+                }
+                Err(error) => Read::Failed(failure(&error, &self.credentials, Some(&key), now)),
+            };
+            pass.reads.insert(key, read);
+        }
+        pass
+    }
+
+    fn outage(&self, pass: &mut Pass, error: &Error, now: Timestamp) {
+        pass.retry_after = error.retry_after;
+        pass.outage = Some(failure(error, &self.credentials, None, now));
+    }
+
+    /// Only Secret blocks have a local counterpart, as in Prefect 1.
+    fn local_value(&self, key: &RemoteKey) -> Option<&str> {
+        match key {
+            RemoteKey::Block { block_type, name } if block_type == SECRET_BLOCK => self.local.as_ref()?.get(name),
+            _ => None,
+        }
+    }
+
+    async fn list(&self, client: &Client, batch: &Batch) -> Result<Vec<(RemoteKey, Document)>, Error> {
+        let names: Vec<&str> = batch.names.iter().map(String::as_str).collect();
+        Ok(match &batch.block_type {
+            Some(block_type) => {
+                let blocks = client.blocks(block_type, &names).await?;
+                blocks.into_iter().map(|block| (batch.key(&block.name), block_document(block))).collect()
+            }
+            None => {
+                let variables = client.variables(&names).await?;
+                variables.into_iter().map(|variable| (batch.key(&variable.name), variable_document(variable))).collect()
+            }
+        })
+    }
+
+    async fn by_name(&self, client: &Client, key: &RemoteKey) -> Result<Option<Document>, Error> {
+        Ok(match key {
+            RemoteKey::Block { block_type, name } => client.block(block_type, name).await?.map(block_document),
+            RemoteKey::Variable { name } => client.variable(name).await?.map(variable_document),
+        })
+    }
+
+    /// What may have been meant by keys that are not there. Only called for absences seen for the first time; an
+    /// error here costs the hint, nothing else.
+    pub async fn explain(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Missing> {
+        let mut lists = Lists::default();
+        let mut explained = BTreeMap::new();
+        for key in keys {
+            let missing = match (&self.client, key) {
+                (None, key) => {
+                    let names = self.local.iter().flat_map(LocalSecrets::names);
+                    Missing::Local { near: nearest(key.name(), names) }
+                }
+                (Some(client), RemoteKey::Variable { name }) => {
+                    Missing::Variable { near: nearest(name, lists.variables(client).await) }
+                }
+                (Some(client), RemoteKey::Block { block_type, name }) => {
+                    lists.explain_block(client, block_type, name).await
+                }
+            };
+            explained.insert(key.clone(), missing);
+        }
+        explained
+    }
+}
+
+/// Lists of names, each asked for at most once.
+#[derive(Default)]
+struct Lists {
+    variables: Option<Vec<String>>,
+    types: Option<Vec<String>>,
+    blocks: BTreeMap<String, Vec<String>>,
+}
+
+impl Lists {
+    async fn variables(&mut self, client: &Client) -> impl Iterator<Item = &str> {
+        if self.variables.is_none() {
+            self.variables = Some(client.variable_names().await.unwrap_or_default());
+        }
+        self.variables.iter().flatten().map(String::as_str)
+    }
+
+    async fn explain_block(&mut self, client: &Client, block_type: &str, name: &str) -> Missing {
+        if !self.blocks.contains_key(block_type) {
+            if client.block_type_exists(block_type).await.is_ok_and(|exists| !exists) {
+                if self.types.is_none() {
+                    self.types = Some(client.block_type_slugs().await.unwrap_or_default());
+                }
+                let near = nearest(block_type, self.types.iter().flatten().map(String::as_str));
+                return Missing::BlockType { near };
+            }
+            self.blocks.insert(block_type.to_owned(), client.block_names(block_type).await.unwrap_or_default());
+        }
+        if block_type == SECRET_BLOCK && client.variable(name).await.is_ok_and(|variable| variable.is_some()) {
+            return Missing::IsAVariable;
+        }
+        let names = self.blocks.get(block_type).into_iter().flatten().map(String::as_str);
+        Missing::Block { near: nearest(name, names) }
+    }
+}
+
+fn block_document(block: Block) -> Document {
+    Document::new(block.data, Shape::Block { secret_fields: block.secret_fields, fields: block.fields })
+}
+
+fn variable_document(variable: Variable) -> Document {
+    Document::new(variable.value, Shape::Value)
+}

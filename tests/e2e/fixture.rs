@@ -1,0 +1,264 @@
+//! One control plane and one Prefect server for all tests of this binary; a namespace and an operator for each.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Client, ResourceExt as _};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use crate::support::{self, ControlPlane, Operator, OperatorOptions, Prefect, PrefectOptions, eventually, ports};
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The folder of the repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The control plane of all tests, with the CRDs and the roles of `deploy/` applied as a user would.
+pub async fn control_plane() -> &'static ControlPlane {
+    static CELL: OnceCell<ControlPlane> = OnceCell::const_new();
+    CELL.get_or_init(|| async {
+        support::install_crypto_provider();
+        let control_plane = ControlPlane::start().await;
+        let path = |relative: &str| root().join(relative).display().to_string();
+        control_plane.kubectl_ok(&["apply", "-f", &path("crds")]);
+        control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/00-namespace.yaml")]);
+        control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/10-rbac.yaml")]);
+        control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
+        control_plane
+    })
+    .await
+}
+
+/// The operator's identity: the service account of `deploy/`, never an administrator.
+pub async fn operator_kubeconfig() -> PathBuf {
+    static CELL: OnceCell<PathBuf> = OnceCell::const_new();
+    CELL.get_or_init(|| async {
+        control_plane().await.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await
+    })
+    .await
+    .clone()
+}
+
+/// The Prefect server that tests share; names in it must carry the namespace.
+pub async fn prefect() -> &'static Prefect {
+    static CELL: OnceCell<Prefect> = OnceCell::const_new();
+    CELL.get_or_init(|| async {
+        support::install_crypto_provider();
+        Prefect::start(PrefectOptions::default()).await
+    })
+    .await
+}
+
+/// The `Ready` condition of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+}
+
+/// A namespace with an operator of its own.
+pub struct World {
+    /// Unique to the test; also the prefix of the test's names in Prefect.
+    pub namespace: String,
+    /// Talks to the API server as its administrator.
+    pub client: Client,
+    options: OperatorOptions,
+    operator: Mutex<Option<Operator>>,
+}
+
+impl World {
+    /// A namespace and an operator limited to it, with no workspace.
+    pub async fn new(name: &str) -> Self {
+        Self::with_args(name, &[]).await
+    }
+
+    /// The same with further arguments for the operator.
+    pub async fn with_args(name: &str, args: &[&str]) -> Self {
+        let control_plane = control_plane().await;
+        let namespace = control_plane.namespace(name).await;
+        let mut all = vec!["--namespaces".to_owned(), namespace.clone()];
+        all.extend(["--health-address".to_owned(), format!("127.0.0.1:{}", ports::free())]);
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        let options = OperatorOptions {
+            kubeconfig: operator_kubeconfig().await,
+            args: all,
+            env: vec![("PREFECT_SYNC_LOG".into(), "debug".into())],
+        };
+        let world = Self { namespace, client: control_plane.admin().await, options, operator: Mutex::default() };
+        world.start_operator();
+        world
+    }
+
+    /// With the workspace `default`, which leads to the shared Prefect server and is refreshed each second.
+    pub async fn with_prefect(name: &str) -> Self {
+        let world = Self::new(name).await;
+        world.workspace(prefect().await.url()).await;
+        world
+    }
+
+    /// The workspace `default`, leading to `url`, without credentials.
+    pub async fn workspace(&self, url: &str) {
+        self.apply(&format!(
+            "{{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectWorkspace, metadata: {{name: default}}, spec: {{api: {{url: '{url}'}}, refreshInterval: 1s}}}}"
+        ))
+        .await;
+    }
+
+    /// A name in Prefect that no other test uses.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}-{name}", self.namespace)
+    }
+
+    /// Starts the operator, which must not be running.
+    pub fn start_operator(&self) {
+        let started = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &self.options);
+        let before = self.operator.lock().unwrap_or_else(PoisonError::into_inner).replace(started);
+        assert!(before.is_none(), "the operator is running already");
+    }
+
+    /// Stops the operator as Kubernetes would; returns its log.
+    pub async fn stop_operator(&self) -> String {
+        let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (code, log) = operator.expect("the operator is running").stop().await;
+        assert_eq!(code, 0, "the operator did not stop cleanly:\n{log}");
+        log
+    }
+
+    /// Kills the operator at once.
+    pub fn kill_operator(&self) {
+        let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner).take();
+        operator.expect("the operator is running").kill_now();
+    }
+
+    /// What the running operator has logged.
+    pub fn log(&self) -> String {
+        let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
+        operator.as_ref().map(Operator::log).unwrap_or_default()
+    }
+
+    /// Applies manifests as a user would; fails the test when the API server refuses one.
+    pub async fn apply(&self, yaml: &str) {
+        if let Err(refused) = self.try_apply(yaml).await {
+            panic!("the API server refused {yaml}: {refused}");
+        }
+    }
+
+    /// Applies manifests; the API server's words when it refuses one.
+    pub async fn try_apply(&self, yaml: &str) -> Result<(), String> {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).expect("the test's manifests are YAML");
+        for document in documents {
+            let kind = document["kind"].as_str().expect("kind").to_owned();
+            let name = document["metadata"]["name"].as_str().expect("name").to_owned();
+            // A little strict: an unknown field is a mistake in the test.
+            let parameters = PatchParams {
+                field_validation: Some(kube::api::ValidationDirective::Strict),
+                ..PatchParams::apply("test").force()
+            };
+            let applied = self.api(&kind).patch(&name, &parameters, &Patch::Apply(&document)).await;
+            match applied {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) => return Err(status.message.clone()),
+                Err(error) => panic!("applying {kind} {name}: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Any of the kinds that tests use, in this namespace.
+    pub fn api(&self, kind: &str) -> Api<DynamicObject> {
+        let (group, version) = match kind {
+            "Secret" | "ConfigMap" => ("", "v1"),
+            _ => ("prefect-sync.dev", "v1alpha1"),
+        };
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    /// Secrets of this namespace.
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// ConfigMaps of this namespace.
+    pub fn config_maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// A Secret's data as text; `None` when there is no such Secret.
+    pub async fn secret_data(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        let secret = self.secrets().get_opt(name).await.expect("reading a Secret")?;
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Some(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect())
+    }
+
+    /// Waits until the Secret holds exactly this.
+    #[track_caller]
+    pub fn eventually_secret<'a>(
+        &'a self,
+        name: &'a str,
+        expected: &'a [(&'a str, &'a str)],
+    ) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let expected: BTreeMap<String, String> =
+                expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            eventually(&format!("Secret {name} to hold {expected:?} ({caller})"), SOON, async || {
+                match self.secret_data(name).await {
+                    Some(data) if data == expected => Ok(()),
+                    other => Err(format!("it holds {other:?}\noperator's log:\n{}", self.log())),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// The object as it is stored.
+    pub async fn get(&self, kind: &str, name: &str) -> Value {
+        let object = self.api(kind).get(name).await.unwrap_or_else(|error| panic!("reading {kind} {name}: {error}"));
+        serde_json::to_value(object).expect("JSON")
+    }
+
+    /// The `Ready` condition.
+    pub async fn ready(&self, kind: &str, name: &str) -> Option<Ready> {
+        let object = self.get(kind, name).await;
+        let conditions = object["status"]["conditions"].as_array()?.clone();
+        let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+        let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
+        Some(Ready { status: text("status"), reason: text("reason"), message: text("message") })
+    }
+
+    /// Waits until `Ready` has this reason, and returns it.
+    #[track_caller]
+    pub fn eventually_reason<'a>(
+        &'a self,
+        kind: &'a str,
+        name: &'a str,
+        reason: &'a str,
+    ) -> impl Future<Output = Ready> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            eventually(&format!("{kind} {name} to be {reason} ({caller})"), SOON, async || {
+                match self.ready(kind, name).await {
+                    Some(ready) if ready.reason == reason => Ok(ready),
+                    other => Err(format!("it is {other:?}\noperator's log:\n{}", self.log())),
+                }
+            })
+            .await
+        }
+    }
+
+    /// The resource version, which changes with every write.
+    pub async fn version(&self, kind: &str, name: &str) -> String {
+        self.api(kind).get(name).await.expect("reading").resource_version().expect("a version")
+    }
+}

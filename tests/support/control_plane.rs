@@ -1,0 +1,243 @@
+//! A real Kubernetes control plane: etcd, kube-apiserver (RBAC on) and kube-controller-manager.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{Api, ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+
+use super::wait::eventually;
+use super::{Leashed, Scratch, install_crypto_provider, ports, tools};
+
+/// Everything in a control plane is thrown away, so nothing is lost by not waiting for its tidy
+/// end.
+const GRACE: Duration = Duration::from_secs(1);
+/// A machine busy with a build is slow; a healthy start takes a few seconds.
+const START_UP: Duration = Duration::from_secs(90);
+
+/// A running control plane. Stops when dropped: first the controller manager, then the API server,
+/// then etcd (an API server whose etcd is gone takes long to stop), which is the order of the
+/// fields.
+#[derive(Debug)]
+pub struct ControlPlane {
+    controller_manager: Leashed,
+    apiserver: Leashed,
+    etcd: Leashed,
+    url: String,
+    kubeconfig: PathBuf,
+    scratch: Scratch,
+}
+
+impl ControlPlane {
+    /// Starts one on free ports and waits until it serves requests and its controllers work.
+    pub async fn start() -> Self {
+        install_crypto_provider();
+        let scratch = Scratch::new("control-plane");
+        let folder = scratch.path();
+
+        let (mut etcd, etcd_url) = start_etcd(folder);
+        let token = uuid::Uuid::new_v4().to_string();
+        let (mut apiserver, url) = start_apiserver(folder, &etcd_url, &token);
+
+        // Both come up side by side; looking at etcd first puts the blame right when it fails.
+        let address = etcd_url.trim_start_matches("http://");
+        etcd.until_ready(START_UP, async || {
+            let connection = tokio::net::TcpStream::connect(address).await;
+            connection.map(drop).map_err(|e| format!("{address}: {e}"))
+        })
+        .await;
+        // The API server makes its own certificate on its way up.
+        let ca = folder.join("certs/apiserver.crt");
+        apiserver
+            .until_ready(START_UP, async || ca.exists().then_some(()).ok_or_else(|| "no certificate yet".to_owned()))
+            .await;
+        let kubeconfig = folder.join("admin.kubeconfig");
+        write_kubeconfig(&kubeconfig, &url, &ca, &token, "default");
+        let client = client(&kubeconfig).await;
+        apiserver.until_ready(START_UP, async || get_text(&client, "/readyz").await.map(drop)).await;
+
+        let mut controller_manager = start_controller_manager(folder, &kubeconfig, &ca);
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, "default");
+        controller_manager
+            .until_ready(START_UP, async || accounts.get("default").await.map(drop).map_err(|e| e.to_string()))
+            .await;
+
+        Self { controller_manager, apiserver, etcd, url, kubeconfig, scratch }
+    }
+
+    /// A client with all rights. Made anew each time: a client works only in the async runtime that
+    /// made it, and each test has its own.
+    pub async fn admin(&self) -> Client {
+        client(&self.kubeconfig).await
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The API server's address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The folder with the logs of the three parts.
+    pub fn logs(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Creates a namespace `PREFIX-RANDOM`, with its default service account, and returns its name.
+    pub async fn namespace(&self, prefix: &str) -> String {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let name = format!("{prefix}-{}", &id[..8]);
+        let client = self.admin().await;
+        let namespace =
+            serde_json::from_value(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+                .unwrap();
+        Api::<Namespace>::all(client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await
+            .unwrap_or_else(|e| panic!("cannot create namespace {name}: {e}"));
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
+        eventually(&format!("the default service account of {name}"), Duration::from_secs(20), async || {
+            accounts.get("default").await.map(drop).map_err(|e| e.to_string())
+        })
+        .await;
+        name
+    }
+
+    /// Writes a kubeconfig with a fresh token of a service account (which must exist) and returns
+    /// its path.
+    pub async fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> PathBuf {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.admin().await, namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec { expiration_seconds: Some(6 * 3600), ..TokenRequestSpec::default() },
+            ..TokenRequest::default()
+        };
+        let token = accounts
+            .create_token_request(name, &PostParams::default(), &request)
+            .await
+            .unwrap_or_else(|e| panic!("no token for service account {namespace}/{name}: {e}"))
+            .status
+            .expect("a TokenRequest's answer has a status")
+            .token;
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let path = self.scratch.path().join(format!("{namespace}-{name}-{}.kubeconfig", &id[..8]));
+        write_kubeconfig(&path, &self.url, &self.scratch.path().join("certs/apiserver.crt"), &token, namespace);
+        path
+    }
+
+    /// A client that is a service account (which must exist).
+    pub async fn client_for_service_account(&self, namespace: &str, name: &str) -> Client {
+        client(&self.kubeconfig_for_service_account(namespace, name).await).await
+    }
+
+    /// Runs kubectl as administrator, in the repository's root folder.
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(tools::kubectl());
+        command
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // kubectl caches what the server can do, per address, and ports are used again.
+            .env("KUBECACHEDIR", self.scratch.path().join("kubectl-cache"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.output().unwrap_or_else(|e| panic!("cannot run kubectl: {e}"))
+    }
+
+    /// Runs kubectl, panics when it fails, and returns what it printed.
+    pub fn kubectl_ok(&self, args: &[&str]) -> String {
+        let output = self.kubectl(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {} failed: {stderr}", args.join(" "));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Stops the three in order. Dropping does the same.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+/// A client from a kubeconfig, without retries: a test wants to see a refusal at once (kube's
+/// default is to retry a 503 for minutes).
+pub async fn client(kubeconfig: &Path) -> Client {
+    install_crypto_provider();
+    let parsed = Kubeconfig::read_from(kubeconfig).expect("the harness writes valid kubeconfigs");
+    let mut config = Config::from_custom_kubeconfig(parsed, &KubeConfigOptions::default())
+        .await
+        .expect("the harness writes complete kubeconfigs");
+    config.default_retry = false;
+    Client::try_from(config).expect("the harness writes usable kubeconfigs")
+}
+
+/// The body of a GET of any path of the API server.
+pub async fn get_text(client: &Client, path: &str) -> Result<String, String> {
+    let request = kube::core::Request::new(path).list(&ListParams::default()).map_err(|e| e.to_string())?;
+    client.request_text(request).await.map_err(|e| e.to_string())
+}
+
+fn start_etcd(folder: &Path) -> (Leashed, String) {
+    let url = format!("http://127.0.0.1:{}", ports::free());
+    let peer = format!("http://127.0.0.1:{}", ports::free());
+    let mut command = Command::new(tools::etcd());
+    command.arg("--data-dir").arg(folder.join("etcd")).arg("--unsafe-no-fsync");
+    command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &format!("default={peer}")]);
+    (Leashed::spawn(&command, &folder.join("etcd.log"), GRACE), url)
+}
+
+fn start_apiserver(folder: &Path, etcd_url: &str, token: &str) -> (Leashed, String) {
+    let port = ports::free();
+    let tokens = folder.join("tokens.csv");
+    std::fs::write(&tokens, format!("{token},admin,admin,\"system:masters\"\n")).expect("the scratch folder is ours");
+    let key = tools::service_account_key();
+    let mut command = Command::new(tools::kube_apiserver());
+    command.args(["--etcd-servers", etcd_url, "--bind-address", "127.0.0.1", "--secure-port", &port.to_string()]);
+    command.arg("--cert-dir").arg(folder.join("certs"));
+    command.arg("--token-auth-file").arg(tokens);
+    command.arg("--service-account-key-file").arg(&key).arg("--service-account-signing-key-file").arg(&key);
+    command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
+    command.args(["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]);
+    (Leashed::spawn(&command, &folder.join("kube-apiserver.log"), GRACE), format!("https://127.0.0.1:{port}"))
+}
+
+fn start_controller_manager(folder: &Path, kubeconfig: &Path, ca: &Path) -> Leashed {
+    let mut command = Command::new(tools::kube_controller_manager());
+    for flag in ["--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig"] {
+        command.arg(flag).arg(kubeconfig);
+    }
+    command.arg("--service-account-private-key-file").arg(tools::service_account_key());
+    command.arg("--root-ca-file").arg(ca);
+    command.arg("--cert-dir").arg(folder.join("controller-manager-certs"));
+    command.args(["--bind-address", "127.0.0.1", "--secure-port", &ports::free().to_string()]);
+    command.args(["--use-service-account-credentials", "--leader-elect=false"]);
+    // Its own limits on requests (20 a second) are most of its start-up time.
+    command.args(["--kube-api-qps", "1000", "--kube-api-burst", "1000"]);
+    Leashed::spawn(&command, &folder.join("kube-controller-manager.log"), GRACE)
+}
+
+/// Writes a kubeconfig as JSON, which is YAML too.
+fn write_kubeconfig(path: &Path, url: &str, ca: &Path, token: &str, namespace: &str) {
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
+        // The certificate that the API server makes for itself is for names like this one, not for
+        // 127.0.0.1.
+        "clusters": [{"name": "test", "cluster": {
+            "server": url,
+            "certificate-authority": ca,
+            "tls-server-name": "kubernetes",
+        }}],
+        "users": [{"name": "test", "user": {"token": token}}],
+    });
+    std::fs::write(path, format!("{kubeconfig:#}\n"))
+        .unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+}

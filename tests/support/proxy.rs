@@ -1,0 +1,135 @@
+//! A small proxy in front of a real Prefect server, for what a healthy server can't be made to do.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+
+/// How the proxy behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As the server behind it.
+    Pass,
+    /// As a server that may not show secrets: `include_secrets` is taken out of every request, so that the real
+    /// server masks them.
+    Masked,
+    /// Answers every request so, without asking the server: status, further headers, body.
+    Answer(u16, Vec<(&'static str, String)>, String),
+    /// Answers requests whose path or body contains the text so, and passes the others.
+    AnswerWhere(String, u16, String),
+    /// Sends half an answer and cuts the connection.
+    Cut,
+    /// Takes the request and never answers.
+    Hang,
+    /// Answers after this long.
+    Slow(Duration),
+}
+
+struct State {
+    upstream: String,
+    mode: Mutex<Mode>,
+    requests: Mutex<Vec<String>>,
+    client: reqwest::Client,
+}
+
+/// A running proxy; it ends with the async runtime that started it.
+pub struct Proxy {
+    port: u16,
+    state: Arc<State>,
+}
+
+impl Proxy {
+    /// Starts in front of `upstream`, a Prefect's base address such as `http://127.0.0.1:4200/api`.
+    pub async fn start(upstream: &str) -> Self {
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let origin = upstream.trim_end_matches("/api").to_owned();
+        let state =
+            Arc::new(State { upstream: origin, mode: Mutex::new(Mode::Pass), requests: Mutex::default(), client });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let shared = state.clone();
+        let app = axum::Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
+            handle(shared.clone(), method, uri, headers, body)
+        });
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { port, state }
+    }
+
+    /// What `spec.api.url` should hold.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/api", self.port)
+    }
+
+    /// `127.0.0.1:PORT`, as messages name it.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Behaves so from now on.
+    pub fn set(&self, mode: Mode) {
+        *self.state.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+    }
+
+    /// All requests so far, `POST /api/variables/filter` each.
+    pub fn requests(&self) -> Vec<String> {
+        self.state.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    state.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
+    let mode = state.mode.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match mode {
+        Mode::Pass => forward(&state, method, &path, headers, body).await,
+        Mode::Masked => {
+            let path = path.replace("include_secrets=true", "include_secrets=false");
+            let text = String::from_utf8_lossy(&body).replace("\"include_secrets\":true", "\"include_secrets\":false");
+            forward(&state, method, &path, headers, text.into()).await
+        }
+        Mode::Answer(status, extra, text) => {
+            let mut response = (StatusCode::from_u16(status).expect("a status"), text).into_response();
+            for (name, value) in extra {
+                response.headers_mut().insert(name, value.parse().expect("a header value"));
+            }
+            response
+        }
+        Mode::AnswerWhere(part, status, text) => {
+            if path.contains(&part) || String::from_utf8_lossy(&body).contains(&part) {
+                return (StatusCode::from_u16(status).expect("a status"), text).into_response();
+            }
+            forward(&state, method, &path, headers, body).await
+        }
+        Mode::Cut => {
+            let chunks = [Ok(Bytes::from_static(b"[{\"name\": \"ha")), Err(std::io::Error::other("cut"))];
+            let body = Body::from_stream(futures::stream::iter(chunks));
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
+        Mode::Hang => std::future::pending().await,
+        Mode::Slow(delay) => {
+            tokio::time::sleep(delay).await;
+            forward(&state, method, &path, headers, body).await
+        }
+    }
+}
+
+async fn forward(state: &State, method: Method, path: &str, mut headers: HeaderMap, body: Bytes) -> Response {
+    for name in [header::HOST, header::CONTENT_LENGTH, header::ACCEPT_ENCODING, header::CONNECTION] {
+        headers.remove(name);
+    }
+    let request = state.client.request(method, format!("{}{path}", state.upstream)).headers(headers).body(body);
+    match request.send().await {
+        Ok(answer) => {
+            let status = answer.status();
+            let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
+            let mut response = (status, answer.bytes().await.unwrap_or_default()).into_response();
+            if let Some(kind) = kind {
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            }
+            response
+        }
+        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    }
+}

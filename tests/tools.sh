@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Installs the real parts that the tests and the demo run against, into target/tools and nowhere else:
+#   bin/      etcd, kube-apiserver, kube-controller-manager, kubectl, built from tests/controlplane
+#   prefect3/ prefect1/  virtual environments with the pins of tests/prefect
+#   prefect3.db          a migrated, empty Prefect database; service-account.key
+# Does nothing when all is there; a changed pin rebuilds what depends on it. Each part is made beside its place and
+# renamed into it, so an interrupted run leaves no half of anything.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD tools=$PWD/target/tools
+fail() { printf 'tools: %s\n' "$@" >&2; exit 1; }
+need() { command -v "$1" >/dev/null || fail "$1 is missing: $2"; }
+hash_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+# Whether version $1 is at least $2.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
+
+need flock "install util-linux"
+need sha256sum "install coreutils"
+need cargo "install Rust with rustup"
+want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+have=$(cargo --version | cut -d' ' -f2)
+at_least "$have" "$want" || fail "Rust $want or later is needed, cargo is $have: run 'rustup update'"
+
+mkdir -p "$tools/bin"
+exec 9>"$tools/.lock"
+if ! flock -n 9; then
+    echo "tools: another run is installing, waiting for it"
+    flock 9
+fi
+# What an interrupted run left; nobody else is in here now.
+rm -rf "$tools"/.new-*
+
+# Runs a command with its output in a log and says every few seconds that it goes on; shows the log's end on failure.
+# It is a process group of its own, so that Ctrl-C ends all of it. It inherits the lock: should it outlive us all the
+# same, the next run waits for it.
+step() {
+    local what=$1 log=$tools/last-step.log start=$SECONDS
+    shift
+    echo "tools: $what"
+    set -m
+    "$@" >"$log" 2>&1 </dev/null &
+    set +m
+    local job=$! every=5 next=5
+    [ -t 1 ] || every=20 next=20
+    trap 'kill -- -'"$job"' 2>/dev/null; echo "tools: interrupted" >&2; exit 130' INT TERM
+    while kill -0 "$job" 2>/dev/null; do
+        sleep 0.2
+        if [ $((SECONDS - start)) -ge "$next" ]; then
+            next=$((next + every))
+            printf 'tools:   … %d:%02d elapsed, %d lines of progress in target/tools/last-step.log\n' \
+                $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) "$(wc -l <"$log")"
+        fi
+    done
+    trap - INT TERM
+    if ! wait "$job"; then
+        tail -n 30 "$log" >&2
+        fail "failed: $what (the end of its output is above, all of it in target/tools/last-step.log)"
+    fi
+    echo "tools:   done in $((SECONDS - start)) s"
+}
+
+# --- The control plane ------------------------------------------------------------------------------------------------
+module=tests/controlplane
+kubernetes=$(sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|p' "$module/go.mod" | head -n1)
+minor=${kubernetes#v1.} minor=${minor%%.*}
+stamp=$module-$(hash_of "$module/go.mod" "$module/go.sum")
+declare -A package=(
+    [etcd]=go.etcd.io/etcd/server/v3
+    [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
+    [kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
+    [kubectl]=k8s.io/kubernetes/cmd/kubectl
+)
+wanted=(kube-controller-manager kubectl)
+if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+    for name in etcd kube-apiserver; do
+        [ -x "$KUBEBUILDER_ASSETS/$name" ] ||
+            fail "KUBEBUILDER_ASSETS is set, but $KUBEBUILDER_ASSETS/$name is no program: put one there, or unset it"
+    done
+else
+    wanted+=(etcd kube-apiserver)
+fi
+build=()
+for name in "${wanted[@]}"; do
+    [ -x "$tools/bin/$name" ] && [ "$(cat "$tools/bin/.$name.stamp" 2>/dev/null)" = "$stamp" ] || build+=("$name")
+done
+
+build_control_plane() {
+    local new=$1 name
+    local set="-X k8s.io/component-base/version"
+    for name in "${build[@]}"; do
+        # One at a time: two of these links at once need more memory than small machines have. Without the stamped
+        # version the server would call itself v0.0.0-master and clients would refuse to work with it.
+        (cd "$module" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -v -trimpath -o "$new/$name" \
+            -ldflags "-s -w $set.gitVersion=$kubernetes $set.gitMajor=1 $set.gitMinor=$minor" "${package[$name]}")
+    done
+}
+if [ ${#build[@]} -gt 0 ]; then
+    want=$(sed -n 's/^go \(.*\)/\1/p' "$module/go.mod")
+    need go "install Go $want or later"
+    have=$(cd / && GOTOOLCHAIN=local go env GOVERSION) have=${have#go}
+    at_least "$have" "$want" || fail "Go $want or later is needed, go is $have"
+    new=$tools/.new-bin
+    mkdir "$new"
+    step "building ${build[*]} ($kubernetes); the first time this takes about 4 minutes" build_control_plane "$new"
+    for name in "${build[@]}"; do
+        rm -f "$tools/bin/.$name.stamp"
+        mv -f "$new/$name" "$tools/bin/$name"
+        echo "$stamp" >"$tools/bin/.$name.stamp"
+    done
+    rm -rf "$new"
+fi
+
+# --- Prefect ----------------------------------------------------------------------------------------------------------
+# The pins were resolved with Python 3.11: some need it, and Prefect 1 does not know later ones.
+find_python() {
+    local candidate
+    for candidate in python3.11 python3 python; do
+        # Run it: a version manager's shim exists for versions that are not there.
+        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.11 ]; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 is missing (looked for python3.11 and python3): install python3.11 and python3.11-venv"
+}
+make_venv() {
+    local python=$1 new=$2 place=$3 pins=$4 script
+    "$python" -m venv "$new"
+    "$new/bin/python" -m pip install --disable-pip-version-check --no-input -r "$pins"
+    "$new/bin/python" -m pip check
+    # The scripts name the interpreter by its full path, which is another after the rename.
+    for script in "$new"/bin/*; do
+        if [ -f "$script" ] && [ ! -L "$script" ]; then sed -i "s|$new|$place|g" "$script"; fi
+    done
+}
+for name in prefect3 prefect1; do
+    pins=tests/prefect/$name.txt
+    stamp=$(hash_of "$pins")
+    if ! { [ "$(cat "$tools/$name/.stamp" 2>/dev/null)" = "$stamp" ] && "$tools/$name/bin/python" -c ''; } 2>/dev/null; then
+        python=$(find_python)
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            fail "$python can't make virtual environments: install python3-venv (python3.11-venv)"
+        new=$tools/.new-$name
+        step "installing $(grep '^prefect==' "$pins") with its $(grep -c == "$pins") pins; about a minute" \
+            make_venv "$python" "$new" "$tools/$name" "$root/$pins"
+        echo "$stamp" >"$new/.stamp"
+        rm -rf "${tools:?}/$name"
+        mv "$new" "$tools/$name"
+    fi
+done
+
+prefect3_python() { # Sees no settings of whoever runs this.
+    env -i PATH="$PATH" HOME="$tools/.new-home" PREFECT_HOME="$tools/.new-home" DO_NOT_TRACK=1 \
+        "$tools/prefect3/bin/python" "$@"
+}
+stamp=$(hash_of tests/prefect/prefect3.txt tests/prefect/make_database.py)
+if ! { [ -f "$tools/prefect3.db" ] && [ "$(cat "$tools/prefect3.db.stamp" 2>/dev/null)" = "$stamp" ]; }; then
+    mkdir -p "$tools/.new-home"
+    step "making the empty Prefect database that test servers start from" \
+        prefect3_python tests/prefect/make_database.py "$tools/.new-prefect3.db"
+    rm -rf "$tools/.new-home"
+    mv -f "$tools/.new-prefect3.db" "$tools/prefect3.db"
+    echo "$stamp" >"$tools/prefect3.db.stamp"
+fi
+if [ ! -s "$tools/service-account.key" ]; then
+    step "making the key that signs service account tokens" \
+        prefect3_python tests/prefect/make_signing_key.py "$tools/.new-service-account.key"
+    mv -f "$tools/.new-service-account.key" "$tools/service-account.key"
+fi
+echo "tools: ready in target/tools ($kubernetes, $(grep -h '^prefect==' tests/prefect/*.txt | xargs))"
