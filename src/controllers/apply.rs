@@ -36,11 +36,23 @@ pub async fn apply<T: TargetKind>(api: &Api<T>, action: &TargetAction) -> Result
             let written = api.replace(&manifest.name, &parameters(), &target).await;
             outcome("replacing", manifest, written.map(|target| version_of(target.meta())))
         }
-        TargetAction::Recreate { manifest, version } => match delete(api, &manifest.name, version).await? {
-            Applied::Done(_) => create(api, manifest).await,
-            other => Ok(other),
-        },
+        TargetAction::Recreate { manifest, version } => recreate(api, manifest, version).await,
         TargetAction::Delete { name, version } => delete(api, name, version).await,
+    }
+}
+
+/// Deletes and creates. Tried under another name first: a target that the API server will not have must not cost the
+/// one that is there.
+async fn recreate<T: TargetKind>(api: &Api<T>, manifest: &Manifest, version: &Version) -> Result<Applied, Error> {
+    let trial = T::from_manifest(&Manifest { name: format!("trial-{}", version.uid), ..manifest.clone() });
+    let tried = api.create(&PostParams { dry_run: true, ..parameters() }, &trial).await;
+    match outcome("trying", manifest, tried.map(|target| version_of(target.meta())))? {
+        Applied::Done(_) => {}
+        other => return Ok(other),
+    }
+    match delete(api, &manifest.name, version).await? {
+        Applied::Done(_) => create(api, manifest).await,
+        other => Ok(other),
     }
 }
 
@@ -78,7 +90,7 @@ fn outcome(doing: &str, manifest: &Manifest, written: Result<Version, kube::Erro
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 404 | 413 | 422) => {
             Ok(Applied::Refused(refusal(&status, manifest)))
         }
-        Err(error) => Err(Error::kube(format!("{doing} {}/{}", manifest.namespace, manifest.name), &error)),
+        Err(error) => Err(Error::write(format!("{doing} {}/{}", manifest.namespace, manifest.name), &error)),
     }
 }
 

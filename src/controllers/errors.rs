@@ -24,19 +24,37 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps an error of the client.
+    /// A request without values failed.
     #[must_use]
     pub fn kube(doing: impl Into<String>, error: &kube::Error) -> Self {
         Self::Kube { doing: doing.into(), why: describe(error) }
     }
+
+    /// The write of a target failed.
+    #[must_use]
+    pub fn write(doing: impl Into<String>, error: &kube::Error) -> Self {
+        Self::Kube { doing: doing.into(), why: describe_write(error) }
+    }
 }
 
-/// The kind of error. Of an answer of the API server only code, reason and the fields it names: its text may
-/// repeat what was sent.
+/// Why a request failed that carried no value: with the API server's own words.
 #[must_use]
 pub fn describe(error: &kube::Error) -> String {
     match error {
+        kube::Error::Api(status) if !status.message.is_empty() => {
+            format!("the API server answered {}: {}", status.code, status.message)
+        }
+        other => describe_write(other),
+    }
+}
+
+/// Why the write of a target failed. Of an answer of the API server only code, reason and the fields it names: its
+/// text may repeat what was sent.
+#[must_use]
+pub fn describe_write(error: &kube::Error) -> String {
+    match error {
         kube::Error::Api(status) => describe_status(status),
+        // The client's own text quotes what it could not parse.
         kube::Error::SerdeError(_) => "the API server's answer is not of the expected shape".to_owned(),
         other => other.to_string(),
     }

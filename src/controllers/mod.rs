@@ -15,6 +15,7 @@ pub mod credentials;
 pub mod errors;
 pub mod kind;
 pub mod objects;
+pub mod status;
 pub mod targets;
 mod wakers;
 pub mod workspaces;
@@ -65,6 +66,15 @@ impl Scope {
         match self {
             Self::Cluster => kube::Api::all(client),
             Self::Namespace(namespace) => kube::Api::namespaced(client, namespace),
+        }
+    }
+
+    /// Whether a namespace is looked at.
+    #[must_use]
+    pub fn covers(&self, namespace: &str) -> bool {
+        match self {
+            Self::Cluster => true,
+            Self::Namespace(only) => only == namespace,
         }
     }
 

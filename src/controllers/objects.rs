@@ -4,15 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::core::ApiResource;
-use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, predicates};
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +18,10 @@ use super::context::{Context, RECONCILE_TIMEOUT, backoff};
 use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, Workspace, place};
 use super::wakers::Woken;
-use super::{MANAGER, Scope, on};
+use super::{Scope, on, status};
 use crate::api::SyncStatus;
-use crate::sync::conditions::Verdict;
 use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView, whole_seconds};
-use crate::sync::{Dependent, Object, Reason, Target, TargetAction, Timestamp};
+use crate::sync::{Dependent, Object, Target, TargetAction, Timestamp};
 
 /// Reconciles under way at once, of one kind and scope.
 const CONCURRENCY: u16 = 32;
@@ -49,18 +44,25 @@ pub(super) fn spawn<K: SyncKind>(
 ) -> Store<Guarded<K>> {
     let api: Api<Guarded<K>> = scope.api(context.client.clone());
     let (store, writer) = reflector::store();
-    let forgetting = context.clone();
+    let (forgetting, cache, of) = (context.clone(), store.clone(), scope.clone());
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(|object| {
             object.managed_fields_mut().clear();
         })
-        .inspect_ok(move |event| {
-            if let Event::Delete(object) = event {
-                forgetting.forget(&dependent(object));
-            }
-        })
         .reflect(writer)
+        .inspect_ok(move |event| match event {
+            Event::Delete(object) => forgetting.forget(&dependent(object)),
+            // Deleted while we were not watching.
+            Event::InitDone => forgetting
+                .workspaces
+                .dependents()
+                .iter()
+                .filter(|known| known.kind == K::KIND && of.covers(&known.namespace))
+                .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
+                .for_each(|gone| forgetting.forget(gone)),
+            _ => {}
+        })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
     let shared = Arc::new(Shared { context: context.clone(), workspaces: workspaces.clone() });
@@ -93,7 +95,10 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared>) ->
     let work = async {
         match &object.0 {
             Ok(object) => reconcile_object(object, &shared).await,
-            Err(invalid) => report_invalid::<K>(invalid, &shared.context).await,
+            Err(invalid) => {
+                status::report_invalid::<K, SyncStatus>(&shared.context.client, invalid).await?;
+                Ok(Action::await_change())
+            }
         }
     };
     tokio::time::timeout(RECONCILE_TIMEOUT, work).await.map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))?
@@ -102,6 +107,11 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared>) ->
 async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared) -> Result<Action, Error> {
     let context = &*shared.context;
     let object = resource.object();
+    // Under a foreground deletion Kubernetes removes the target first: it must not come back.
+    if resource.meta().deletion_timestamp.is_some() {
+        context.forget(&object.id);
+        return Ok(Action::await_change());
+    }
     // Before the workspaces are listed none would be found.
     if shared.workspaces.wait_until_ready().await.is_err() {
         return Ok(Action::await_change());
@@ -205,7 +215,7 @@ async fn carry_out<T: TargetKind>(
         _ => {}
     }
     if plan.target != TargetAction::Keep {
-        tracing::info!(object = %object.id, target = %object.target_display(), action = plan.target.name(), "wrote target");
+        tracing::info!(object = %object.id, wrote = %object.target_display(), action = plan.target.name(), "wrote target");
     }
     if let Some((name, version)) = &plan.remove {
         return delete(api, name, version).await;
@@ -229,56 +239,11 @@ async fn finish<K: SyncKind>(
     context: &Context,
 ) -> Result<(), Error> {
     if plan.status != *previous {
-        write_status::<K>(context, &object.id.namespace, &object.id.name, &json!(plan.status)).await?;
+        let (namespace, name) = (&object.id.namespace, &object.id.name);
+        status::write::<K, _>(&context.client, namespace, name, previous, &plan.status).await?;
         let seen = resource.resource_version().unwrap_or_default();
         context.statuses.set(&object.id, (seen, plan.status));
     }
     context.publish(plan.events, &resource.object_ref(&())).await;
     Ok(())
-}
-
-async fn write_status<K: SyncKind>(
-    context: &Context,
-    namespace: &str,
-    name: &str,
-    status: &serde_json::Value,
-) -> Result<(), Error> {
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), namespace, &ApiResource::erase::<K>(&()));
-    let patch = json!({ "apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status });
-    // Forced: the status is ours alone. An object that is gone needs none.
-    match api.patch_status(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
-        Err(error) => Err(Error::kube(format!("writing the status of {} {namespace}/{name}", K::kind(&())), &error)),
-    }
-}
-
-/// An object that the current types can't parse gets a condition; its target is left alone.
-async fn report_invalid<K: SyncKind>(invalid: &InvalidObject, context: &Context) -> Result<Action, Error> {
-    let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
-    let name = invalid.metadata.name.clone().unwrap_or_default();
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(context.client.clone(), &namespace, &ApiResource::erase::<K>(&()));
-    let Some(stored) = api
-        .get_opt(&name)
-        .await
-        .map_err(|error| Error::kube(format!("reading {} {namespace}/{name}", K::kind(&())), &error))?
-    else {
-        return Ok(Action::await_change());
-    };
-    let previous: SyncStatus =
-        stored.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()).unwrap_or_default();
-    let verdict = Verdict::not_ready(
-        Reason::ObjectInvalid,
-        format!("the stored object does not fit this version's types: {}; its target is left as it is", invalid.error),
-    );
-    let now = whole_seconds(Timestamp::now());
-    let conditions =
-        crate::sync::conditions::conditions(&previous.conditions, &verdict, invalid.metadata.generation, now);
-    let status = SyncStatus { observed_generation: invalid.metadata.generation, conditions, ..previous.clone() };
-    if status != previous {
-        write_status::<K>(context, &namespace, &name, &json!(status)).await?;
-    }
-    Ok(Action::await_change())
 }

@@ -68,9 +68,7 @@ fn handle<K: SyncKind, T: TargetKind>(
         Event::Delete(target) => owner::<K, T>(&target).into_iter().collect(),
         // Deleted while we were not watching.
         Event::InitDone => context.written.keys(|dependent| {
-            dependent.kind == K::KIND
-                && (*scope == Scope::Cluster || *scope == Scope::Namespace(dependent.namespace.clone()))
-                && !listed.contains(dependent)
+            dependent.kind == K::KIND && scope.covers(&dependent.namespace) && !listed.contains(dependent)
         }),
     }
 }

@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::core::error_boundary::InvalidObject;
-use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, predicates};
-use kube::{Api, Resource, ResourceExt as _};
-use serde_json::json;
+use kube::{Resource, ResourceExt as _};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +21,8 @@ use super::credentials::{Gathered, gather};
 use super::errors::Error;
 use super::kind::{Workspace, place};
 use super::wakers::Woken;
-use super::{MANAGER, Scope, on};
+use super::{Scope, on, status};
 use crate::api::{OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceKind, WorkspaceStatus};
-use crate::sync::conditions::Verdict;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::whole_seconds;
 use crate::sync::workspace::workspace_status;
@@ -46,7 +43,7 @@ pub(super) fn spawn(
 ) -> Store<Workspace> {
     let client = &context.client;
     let (store, writer) = reflector::store();
-    let forgetting = context.clone();
+    let (forgetting, cache, of) = (context.workspaces.clone(), store.clone(), scope.clone());
     let stream = watcher(scope.api::<Workspace>(client.clone()), watcher::Config::default())
         .default_backoff()
         .modify(|object| {
@@ -54,10 +51,16 @@ pub(super) fn spawn(
         })
         .reflect(writer)
         // After the cache: the objects that are woken must not find it there any more.
-        .inspect_ok(move |event| {
-            if let Event::Delete(object) = event {
-                forgetting.workspaces.remove(&key(object));
-            }
+        .inspect_ok(move |event| match event {
+            Event::Delete(object) => forgetting.remove(&key(object)),
+            // Deleted while we were not watching.
+            Event::InitDone => forgetting
+                .keys()
+                .iter()
+                .filter(|known| of.covers(&known.namespace))
+                .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
+                .for_each(|gone| forgetting.remove(gone)),
+            _ => {}
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
@@ -133,49 +136,19 @@ async fn reconcile_workspace(
 
     let previous = workspace.status.clone().unwrap_or_default();
     let health = context.workspaces.health(key);
-    let (status, event) = workspace_status(&previous, workspace.metadata.generation, api_url.as_deref(), &health, now);
-    if status != previous {
-        write_status(context, key, &status).await?;
+    let (after, event) = workspace_status(&previous, workspace.metadata.generation, api_url.as_deref(), &health, now);
+    if after != previous {
+        status::write::<PrefectWorkspace, _>(&context.client, &key.namespace, &key.name, &previous, &after).await?;
         context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
     }
     Ok(if usable { Action::await_change() } else { Action::requeue(UNUSABLE_RETRY) })
 }
 
 async fn report_invalid(invalid: &InvalidObject, key: &WorkspaceKey, context: &Context) -> Result<Action, Error> {
+    let message = status::report_invalid::<PrefectWorkspace, WorkspaceStatus>(&context.client, invalid).await?;
     let now = whole_seconds(Timestamp::now());
-    let message = format!("the stored workspace does not fit this version's types: {}", invalid.error);
-    let failure = Failure { reason: Reason::ObjectInvalid, message: message.clone(), since: now, workspace_wide: true };
+    let failure = Failure { reason: Reason::ObjectInvalid, message, since: now, workspace_wide: true };
     let fingerprint = format!("invalid {:?} {:?}", invalid.metadata.uid, invalid.metadata.generation);
     context.workspaces.set(key, &fingerprint, Duration::ZERO, Setup::Unusable(failure));
-    let api = dynamic(context, key);
-    let stored = api.get_opt(&key.name).await.map_err(|error| Error::kube(format!("reading {key}"), &error))?;
-    let Some(stored) = stored else { return Ok(Action::await_change()) };
-    let previous: WorkspaceStatus =
-        stored.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()).unwrap_or_default();
-    let verdict = Verdict::not_ready(Reason::ObjectInvalid, message);
-    let conditions =
-        crate::sync::conditions::conditions(&previous.conditions, &verdict, invalid.metadata.generation, now);
-    let status = WorkspaceStatus { observed_generation: invalid.metadata.generation, conditions, ..previous.clone() };
-    if status != previous {
-        write_status(context, key, &status).await?;
-    }
     Ok(Action::await_change())
-}
-
-fn dynamic(context: &Context, key: &WorkspaceKey) -> Api<DynamicObject> {
-    Api::namespaced_with(context.client.clone(), &key.namespace, &ApiResource::erase::<PrefectWorkspace>(&()))
-}
-
-async fn write_status(context: &Context, key: &WorkspaceKey, status: &WorkspaceStatus) -> Result<(), Error> {
-    let patch = json!({
-        "apiVersion": PrefectWorkspace::api_version(&()),
-        "kind": PrefectWorkspace::kind(&()),
-        "status": status,
-    });
-    let parameters = PatchParams::apply(MANAGER).force();
-    match dynamic(context, key).patch_status(&key.name, &parameters, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
-        Err(error) => Err(Error::kube(format!("writing the status of {key}"), &error)),
-    }
 }

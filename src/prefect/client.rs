@@ -5,7 +5,8 @@ use std::fmt;
 
 use reqwest::StatusCode;
 
-use super::transport::{Answer, Connection, Transport};
+use super::answer::Answer;
+use super::transport::{Connection, Transport};
 use super::wire::{BlockFilter, BlockTypeFilter, BlockWire, NameWire, SlugWire, VariableFilter, VariableWire};
 use super::{ApiUrl, Block, Error, ErrorKind, Variable};
 

@@ -286,10 +286,16 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_shifts_no_number() {
+        let secrets = LocalSecrets::parse("\u{feff}[context.secrets]\nX = 1.50").unwrap();
+        assert_eq!(secrets.get("X"), Some("1.50"));
+    }
+
+    #[test]
     fn a_file_without_secrets_is_an_empty_set() {
         for text in ["", "backend = 'cloud'", "[context]", "[context.secrets]"] {
             let secrets = LocalSecrets::parse(text).unwrap();
-            assert!(secrets.is_empty() && secrets.len() == 0, "{text}");
+            assert_eq!((secrets.is_empty(), secrets.len()), (true, 0), "{text}");
         }
     }
 
@@ -315,13 +321,13 @@ mod tests {
         for (written, line, column) in [
             ("canary", 2, 5),
             ("'canary", 2, 12),
-            ("\"canary\\q\"", 2, 12),
+            ("\"canary\\q\"", 2, 13),
             ("'canary' canary", 2, 14),
             ("1canary", 2, 5),
             ("1979-99-99Tcanary", 2, 5),
             ("{ canary = 1, canary = 2 }", 2, 19),
             ("99999999999999999999", 2, 5),
-            ("[ 'canary'", 3, 1),
+            ("[ 'canary'", 2, 15),
             ("'x'\nX = 'canary'", 3, 1),
         ] {
             let error = json_of(written).unwrap_err();

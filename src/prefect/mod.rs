@@ -14,7 +14,7 @@
 //! - Absence is only what Prefect says in its exact words; any other 404 is an error.
 //! - Knows nothing of Kubernetes.
 
-mod body;
+mod answer;
 mod client;
 mod config_toml;
 mod csrf;
@@ -27,9 +27,13 @@ mod wire;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
+mod tls_tests;
+#[cfg(test)]
 mod transport_tests;
+#[cfg(test)]
+mod url_tests;
 
-pub use body::MAX_BODY;
+pub use answer::MAX_BODY;
 pub use client::{Client, MAX_NAMES};
 pub use config_toml::{ConfigTomlError, LocalSecrets};
 pub use error::{Error, ErrorKind};

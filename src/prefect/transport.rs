@@ -4,23 +4,20 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client as Http, RequestBuilder, Response, StatusCode, redirect};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Client as Http, RequestBuilder, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::body::{self, BodyError, MAX_BODY};
+use super::answer::{Answer, ReadError};
 use super::csrf::{self, Csrf, Token};
 use super::error::{CONNECT_TIMEOUT, TOTAL_TIMEOUT, unreachable};
-use super::wire::{self, TokenWire};
+use super::wire::TokenWire;
 use super::{ApiUrl, Error, ErrorKind};
 
 const USER_AGENT: &str = concat!("prefect-sync/", env!("CARGO_PKG_VERSION"));
-
-/// The most that is read of an answer other than 200, in bytes.
-const MAX_FAILURE_BODY: usize = 1024 * 1024;
 
 const RETRIES: u32 = 2;
 const FIRST_BACKOFF: Duration = Duration::from_millis(150);
@@ -59,48 +56,6 @@ pub(crate) struct Transport {
     url: ApiUrl,
     client_id: HeaderValue,
     csrf: Csrf,
-}
-
-/// A whole answer, of any status.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    body: Zeroizing<Vec<u8>>,
-    is_json: bool,
-    retry_after: Option<Duration>,
-}
-
-impl Answer {
-    /// Whether this is the 404 with exactly this `detail`.
-    pub(crate) fn is_not_found(&self, detail: &str) -> bool {
-        self.status == StatusCode::NOT_FOUND && wire::failure_detail(&self.body).is_some_and(|found| *found == detail)
-    }
-
-    fn is_csrf_refusal(&self) -> bool {
-        self.status == StatusCode::FORBIDDEN
-            && wire::failure_detail(&self.body).is_some_and(|detail| csrf::is_csrf_detail(&detail))
-    }
-
-    fn failure_kind(&self) -> ErrorKind {
-        let status = self.status.as_u16();
-        match status {
-            401 => ErrorKind::Unauthorized,
-            403 => ErrorKind::Forbidden,
-            407 => ErrorKind::Unreachable { hint: Some("the HTTP proxy wants credentials: put them into HTTPS_PROXY") },
-            413 => ErrorKind::Rejected { status },
-            429 => ErrorKind::Throttled,
-            500..=599 => ErrorKind::Server { status },
-            400..=499 if self.is_prefects_own_refusal() => ErrorKind::Rejected { status },
-            _ => ErrorKind::NotPrefectApi,
-        }
-    }
-
-    /// Prefect's 4xx are JSON objects; on a path that it does not have, the framework's.
-    fn is_prefects_own_refusal(&self) -> bool {
-        let unknown_path = matches!(self.status.as_u16(), 404 | 405)
-            && wire::failure_detail(&self.body)
-                .is_some_and(|detail| matches!(detail.as_str(), "Not Found" | "Method Not Allowed"));
-        !unknown_path && wire::is_json_object(&self.body)
-    }
 }
 
 /// Why one try gave no answer.
@@ -166,13 +121,7 @@ impl Transport {
 
     /// The failure that an answer is, or what it says.
     pub(crate) fn parse<'a, T: Deserialize<'a>>(&self, doing: &str, answer: &'a Answer) -> Result<T, Error> {
-        if answer.status != StatusCode::OK {
-            return Err(Error { retry_after: answer.retry_after, ..self.error(doing, answer.failure_kind()) });
-        }
-        wire::parse(&answer.body).map_err(|_| {
-            let kind = if answer.is_json { ErrorKind::Malformed } else { ErrorKind::NotPrefectApi };
-            self.error(doing, kind)
-        })
+        answer.parse().map_err(|kind| Error { retry_after: answer.retry_after, ..self.error(doing, kind) })
     }
 
     pub(crate) fn error(&self, doing: &str, kind: ErrorKind) -> Error {
@@ -200,14 +149,16 @@ impl Transport {
             let outcome = self.try_once(request()).await;
             let wait = match &outcome {
                 Ok(answer) if matches!(answer.status.as_u16(), 429 | 502..=504) => {
-                    answer.retry_after.unwrap_or_default()
+                    Some(answer.retry_after.unwrap_or_default())
                 }
-                Err(NoAnswer { dropped: true, .. }) => Duration::ZERO,
-                _ => MAX_WAIT * 2,
+                Err(NoAnswer { dropped: true, .. }) => Some(Duration::ZERO),
+                _ => None,
             };
-            if wait > MAX_WAIT || tries == RETRIES || started.elapsed() > RETRY_WINDOW {
+            let wait = wait.filter(|wait| *wait <= MAX_WAIT);
+            let in_time = tries < RETRIES && started.elapsed() <= RETRY_WINDOW;
+            let Some(wait) = wait.filter(|_| in_time) else {
                 return outcome.map_err(|failed| self.error(doing, failed.kind));
-            }
+            };
             tokio::time::sleep(wait.max(backoff(tries))).await;
             tries += 1;
         }
@@ -219,24 +170,13 @@ impl Transport {
             dropped: !error.is_connect() && !error.is_timeout(),
             kind: no_answer(error),
         })?;
-        let status = response.status();
-        let retry_after = retry_after(&response);
-        let is_json = has_json_type(&response);
-        let is_ok = status == StatusCode::OK;
-        let limit = if is_ok { MAX_BODY } else { MAX_FAILURE_BODY };
-        let body = match body::read(response, limit).await {
-            Ok(body) => body,
-            Err(BodyError::TooLarge) if !is_ok => Zeroizing::default(),
-            Err(error) => {
-                let kind = match error {
-                    BodyError::TooLarge => ErrorKind::TooLarge,
-                    BodyError::Cut(error) => no_answer(error),
-                };
-                let dropped = false;
-                return Err(NoAnswer { kind, dropped });
-            }
-        };
-        Ok(Answer { status, body, is_json, retry_after })
+        Answer::read(response).await.map_err(|error| NoAnswer {
+            kind: match error {
+                ReadError::TooLarge => ErrorKind::TooLarge,
+                ReadError::Cut(error) => no_answer(error),
+            },
+            dropped: false,
+        })
     }
 }
 
@@ -274,7 +214,10 @@ fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http,
             // The platform has no certificates at all, as in an empty image; plain HTTP needs none.
             if url.is_https() { Err(error) } else { builder().tls_certs_only([]).build() }
         })
-        .map_err(|_| "no trusted certificates were found; set spec.api.caBundle")?;
+        .map_err(|_| match ca_bundle {
+            Some(_) => "the CA bundle holds something that is no certificate",
+            None => "no trusted certificates were found; set spec.api.caBundle",
+        })?;
     let client_id = HeaderValue::try_from(Uuid::new_v4().to_string()).map_err(|_| "no client id could be made")?;
     Ok((http, client_id))
 }
@@ -298,21 +241,6 @@ fn authorization(auth: &Auth) -> Result<Option<HeaderValue>, &'static str> {
         HeaderValue::from_str(&text).map_err(|_| "the API key holds characters that no key has; store it again")?;
     value.set_sensitive(true);
     Ok(Some(value))
-}
-
-/// `Retry-After` in seconds. The form with a date is not used by Prefect and counts as none.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    let seconds: f64 = text.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-fn has_json_type(response: &Response) -> bool {
-    response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.starts_with("application/json"))
 }
 
 /// Three times as long at every try, and up to twice that, so that clients don't come in step.

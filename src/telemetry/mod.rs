@@ -44,7 +44,7 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = if json {
-        layer.json().flatten_event(true).boxed()
+        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {
         layer.with_ansi(std::io::stderr().is_terminal()).boxed()
     };

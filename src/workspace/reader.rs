@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 
 use super::failure::{Credentials, failure};
 use crate::api::Source;
-use crate::prefect::{Block, Client, Error, LocalSecrets, Variable};
+use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, Variable};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::suggest::nearest;
 use crate::sync::{Document, Failure, Missing, RemoteKey, Shape, Timestamp};
@@ -66,11 +66,20 @@ impl Batch {
         }
     }
 
+    fn keys(&self) -> impl Iterator<Item = RemoteKey> {
+        self.names.iter().map(|name| self.key(name))
+    }
+
     fn halves(mut self) -> [Self; 2] {
         let tail = self.names.split_off(self.names.len() / 2);
         let other = Self { block_type: self.block_type.clone(), names: tail };
         [self, other]
     }
+}
+
+/// Whether an error may be about what was asked for, while others can be read: a permission can be one block's.
+fn is_of_these_keys(error: &Error) -> bool {
+    error.is_batch_fault() || matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Rejected { .. })
 }
 
 impl Reader {
@@ -114,6 +123,8 @@ impl Reader {
             })
             .collect();
         let mut halvings = 0;
+        let mut answered = false;
+        let mut refused: Vec<(Batch, Error)> = Vec::new();
         let mut unlisted = Vec::new();
         while !batches.is_empty() {
             let mut halved = Vec::new();
@@ -123,6 +134,7 @@ impl Reader {
             while let Some((result, batch)) = results.next().await {
                 match result {
                     Ok(found) => {
+                        answered = true;
                         let mut found: BTreeMap<RemoteKey, Document> = found.into_iter().collect();
                         for name in &batch.names {
                             let key = batch.key(name);
@@ -141,13 +153,7 @@ impl Reader {
                         halvings += 1;
                         halved.extend(batch.halves());
                     }
-                    Err(error) if error.is_batch_fault() => {
-                        for name in &batch.names {
-                            let key = batch.key(name);
-                            let failed = failure(&error, &self.credentials, Some(&key), now);
-                            pass.reads.insert(key, Read::Failed(failed));
-                        }
-                    }
+                    Err(error) if is_of_these_keys(&error) => refused.push((batch, error)),
                     Err(error) => {
                         self.outage(&mut pass, &error, now);
                         return pass;
@@ -155,6 +161,17 @@ impl Reader {
                 }
             }
             batches = halved;
+        }
+        for (batch, error) in refused {
+            // Refused everywhere: it is the credentials, not these keys.
+            if !answered && matches!(error.kind, ErrorKind::Forbidden) {
+                self.outage(&mut pass, &error, now);
+                return pass;
+            }
+            for key in batch.keys() {
+                let failed = failure(&error, &self.credentials, Some(&key), now);
+                pass.reads.insert(key, Read::Failed(failed));
+            }
         }
         // A list omits what the key may no longer see: only the exact answer by name says that there is none.
         let mut results = futures::stream::iter(unlisted)
@@ -164,11 +181,13 @@ impl Reader {
             let read = match result {
                 Ok(Some(document)) => Read::Found(Arc::new(document), Source::Api),
                 Ok(None) => Read::NotFound,
-                Err(error) if error.is_workspace_wide() => {
+                Err(error) if is_of_these_keys(&error) => {
+                    Read::Failed(failure(&error, &self.credentials, Some(&key), now))
+                }
+                Err(error) => {
                     self.outage(&mut pass, &error, now);
                     return pass;
                 }
-                Err(error) => Read::Failed(failure(&error, &self.credentials, Some(&key), now)),
             };
             pass.reads.insert(key, read);
         }

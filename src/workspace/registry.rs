@@ -164,6 +164,18 @@ impl Workspaces {
         }
     }
 
+    /// The workspaces that are known of.
+    #[must_use]
+    pub fn keys(&self) -> Vec<WorkspaceKey> {
+        self.lock().slots.keys().cloned().collect()
+    }
+
+    /// The objects that ask for something.
+    #[must_use]
+    pub fn dependents(&self) -> Vec<Dependent> {
+        self.lock().assigned.keys().cloned().collect()
+    }
+
     /// Tells objects to look again.
     pub fn wake_dependents(&self, dependents: Vec<Dependent>) {
         self.wake.dependents(dependents);

@@ -228,3 +228,7 @@ pub(super) fn is_delivered(state: crate::api::EntryState, source: Option<Source>
     use crate::api::EntryState::{Retained, Synced};
     matches!((state, source), (Synced, Some(Source::Api | Source::Local)) | (Retained, _))
 }
+
+#[cfg(test)]
+#[path = "slot_tests.rs"]
+mod tests;

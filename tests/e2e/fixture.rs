@@ -92,7 +92,7 @@ impl World {
         let options = OperatorOptions {
             kubeconfig: operator_kubeconfig().await,
             args: all,
-            env: vec![("PREFECT_SYNC_LOG".into(), "debug".into())],
+            env: vec![("PREFECT_SYNC_LOG".into(), "info,prefect_sync=debug".into())],
         };
         let world = Self { namespace, client: control_plane.admin().await, options, operator: Mutex::default() };
         world.start_operator();

@@ -1,6 +1,9 @@
 //! The operator as users run it: the real binary under the roles that `deploy/` ships, against a real control plane
 //! and a real Prefect server. Each test has its own namespace and its own operator, limited to it.
 
+// Outside of `#[test]` functions clippy does not know that this is a test; a fixture that fails should panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

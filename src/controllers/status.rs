@@ -1,0 +1,110 @@
+//! Writes a status where it differs.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::error_boundary::InvalidObject;
+use kube::core::{ApiResource, NamespaceResourceScope};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::MANAGER;
+use super::errors::Error;
+use crate::sync::conditions::{Verdict, conditions};
+use crate::sync::plan::whole_seconds;
+use crate::sync::{Reason, Timestamp};
+
+/// Brings the status from `before` to `after`.
+///
+/// A merge patch, not a server-side apply: an apply is refused whole when the CRDs on the server are older than this
+/// operator and lack a field, and then no object would say anything at all.
+///
+/// # Errors
+/// When the API server could not be asked, or failed. An object that is gone needs no status.
+pub async fn write<K, S>(client: &Client, namespace: &str, name: &str, before: &S, after: &S) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    S: Serialize,
+{
+    let mut status = json!(after);
+    if let (Value::Object(before), Value::Object(after)) = (json!(before), &mut status) {
+        for field in before.into_iter().map(|(field, _)| field) {
+            // What is no longer said must be taken out.
+            after.entry(field).or_insert(Value::Null);
+        }
+    }
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let patch = Patch::Merge(json!({ "status": status }));
+    match api::<K>(client, namespace).patch_status(name, &parameters, &patch).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
+        Err(error) => Err(Error::kube(format!("writing the status of {} {namespace}/{name}", K::kind(&())), &error)),
+    }
+}
+
+/// A status that has conditions.
+pub trait Conditions: Serialize + DeserializeOwned + Clone + Default + PartialEq {
+    /// The status with these conditions, speaking of this generation.
+    #[must_use]
+    fn with(self, conditions: Vec<Condition>, generation: Option<i64>) -> Self;
+    /// Its conditions.
+    fn conditions(&self) -> &[Condition];
+}
+
+/// Says on an object that the current types can't parse that it is left alone; returns the message.
+///
+/// # Errors
+/// When the API server could not be asked, or failed.
+pub async fn report_invalid<K, S>(client: &Client, invalid: &InvalidObject) -> Result<String, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    S: Conditions,
+{
+    let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
+    let name = invalid.metadata.name.clone().unwrap_or_default();
+    let message = format!("the stored object does not fit this version's types and is left alone: {}", invalid.error);
+    let stored = api::<K>(client, &namespace)
+        .get_opt(&name)
+        .await
+        .map_err(|error| Error::kube(format!("reading {} {namespace}/{name}", K::kind(&())), &error))?;
+    if let Some(stored) = stored {
+        let status = stored.data.get("status").cloned();
+        let before: S = status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
+        let verdict = Verdict::not_ready(Reason::ObjectInvalid, message.clone());
+        let generation = invalid.metadata.generation;
+        let now = whole_seconds(Timestamp::now());
+        let after = before.clone().with(conditions(before.conditions(), &verdict, generation, now), generation);
+        if after != before {
+            write::<K, S>(client, &namespace, &name, &before, &after).await?;
+        }
+    }
+    Ok(message)
+}
+
+fn api<K>(client: &Client, namespace: &str) -> Api<DynamicObject>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
+}
+
+impl Conditions for crate::api::SyncStatus {
+    fn with(self, conditions: Vec<Condition>, observed_generation: Option<i64>) -> Self {
+        Self { conditions, observed_generation, ..self }
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
+
+impl Conditions for crate::api::WorkspaceStatus {
+    fn with(self, conditions: Vec<Condition>, observed_generation: Option<i64>) -> Self {
+        Self { conditions, observed_generation, ..self }
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}
