@@ -13,7 +13,7 @@ demo: tools ## Watch it work on a real Kubernetes API and a real Prefect; stays 
 test: tools ## Run all tests, on the real parts
 	$(CARGO) build --locked
 	$(CARGO) test --locked --doc
-	$(CARGO) test --locked --all-targets
+	RUST_TEST_THREADS=6 $(CARGO) test --locked --all-targets
 
 run: ## Run the operator against the cluster of the current kubeconfig
 	$(CARGO) run --locked -- run

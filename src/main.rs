@@ -42,7 +42,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let readiness = telemetry::Readiness::default();
     let health = tokio::spawn(telemetry::serve(args.health_address, readiness.clone(), shutdown.clone()));
-    let options = Options { namespaces: args.namespaces, allowed_api_hosts: args.allowed_api_hosts };
+    let options = Options { namespaces: listed(args.namespaces), allowed_api_hosts: listed(args.allowed_api_hosts) };
     let mut controllers = tokio::spawn(controllers::run(client, options, readiness, shutdown.clone()));
     tokio::select! {
         signal = signalled() => signal?,
@@ -53,6 +53,13 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!("asked to stop; finishing what is under way");
     shutdown.cancel();
     controllers.await.context("the controllers panicked")?
+}
+
+/// A list without blanks and repetitions: an empty variable means that nothing was listed.
+fn listed(values: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    let values = values.into_iter().map(|value| value.trim().to_owned());
+    values.filter(|value| !value.is_empty() && seen.insert(value.clone())).collect()
 }
 
 /// Waits for SIGTERM or SIGINT.

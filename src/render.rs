@@ -16,7 +16,7 @@ use kube::ResourceExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::{EntryState, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
+use crate::api::{EntryState, GROUP, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
 use crate::cli::{Output, RenderArgs};
 use crate::controllers::Options;
 use crate::controllers::credentials::{Named, gather};
@@ -25,7 +25,7 @@ use crate::controllers::kind::{SyncKind as _, TargetKind as _};
 use crate::prefect::{ApiUrl, Auth, Client, Connection, LocalSecrets, discover};
 use crate::sync::absence::absent;
 use crate::sync::object::WorkspaceKey;
-use crate::sync::plan::{Observed, WorkspaceView, plan, whole_seconds};
+use crate::sync::plan::{NOT_WRITTEN, Observed, WorkspaceView, plan, whole_seconds};
 use crate::sync::{Answer, Failure, Kind, Manifest, Object, Reading, RemoteKey, TargetAction, Timestamp, conditions};
 use crate::workspace::failure::Credentials;
 use crate::workspace::reader::Read;
@@ -139,7 +139,7 @@ fn render_object(
         && ready.status != "True"
         && problems.len() == before
     {
-        let message = ready.message.trim_end_matches(". The target is not written until this is solved");
+        let message = ready.message.trim_end_matches(NOT_WRITTEN).trim_end().trim_end_matches('.');
         problems.push(format!("{}/{}: {message}", object.id.kind.as_str(), object.id.name));
     }
     manifest
@@ -216,7 +216,7 @@ impl Files {
     ) -> anyhow::Result<Readings> {
         let setup = match self.workspaces.get(key) {
             Some(workspace) => gather(workspace, self, &Options::default(), now).await?.setup,
-            None => Setup::Usable { reader: discovered(key)?, interval: Duration::ZERO },
+            None => Setup::Usable { reader: Box::new(discovered(key)?), interval: Duration::ZERO },
         };
         let reader = match setup {
             Setup::Usable { reader, .. } => reader,
@@ -238,7 +238,7 @@ impl Files {
                     Read::Found(document, source) => (Some(Answer::Found { document, source }), None),
                     Read::NotFound => {
                         let missing = explained.remove(&key)?;
-                        (Some(Answer::Absent(absent(None, missing, now, Duration::ZERO))), None)
+                        (Some(Answer::Absent(absent(None, missing, now, now, Duration::ZERO))), None)
                     }
                     Read::StillAbsent => return None,
                     Read::Failed(failure) => (None, Some(failure)),
@@ -288,6 +288,15 @@ fn discovered(key: &WorkspaceKey) -> anyhow::Result<Reader> {
 }
 
 impl Named for Files {
+    async fn offered(&self, kind: &str, namespace: &str) -> Vec<String> {
+        let of = |(place, name): &(String, String)| (place == namespace).then(|| name.clone());
+        if kind == "Secret" {
+            self.secrets.keys().filter_map(of).collect()
+        } else {
+            self.config_maps.keys().filter_map(of).collect()
+        }
+    }
+
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
         Ok(self.secrets.get(&(namespace.to_owned(), name.to_owned())).cloned())
     }
@@ -298,8 +307,10 @@ impl Named for Files {
 }
 
 fn to_yaml(kind: Kind, manifest: &Manifest) -> anyhow::Result<String> {
-    // There is no object in a cluster that could own it.
-    let manifest = Manifest { owners: Vec::new(), ..manifest.clone() };
+    // There is no object in a cluster that could own it; whoever applies it by hand owns it.
+    let mut manifest = Manifest { owners: Vec::new(), ..manifest.clone() };
+    manifest.labels.retain(|key, _| !key.starts_with(GROUP));
+    manifest.annotations.retain(|key, _| !key.starts_with(GROUP));
     Ok(match kind {
         Kind::PrefectSecret => serde_saphyr::to_string(&Secret::from_manifest(&manifest))?,
         Kind::PrefectKV => serde_saphyr::to_string(&ConfigMap::from_manifest(&manifest))?,

@@ -15,7 +15,7 @@ pub const MAX_ENTRIES: usize = 512;
 #[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceRef {
-    /// The workspace's kind; PrefectWorkspace when left out.
+    /// The workspace's kind. Default: PrefectWorkspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<WorkspaceKind>,
     /// The workspace's name, in the namespace of this object.
@@ -23,7 +23,7 @@ pub struct WorkspaceRef {
     pub name: String,
 }
 
-/// The kinds of workspaces.
+/// The workspace's kind. Default: PrefectWorkspace, a workspace of the same namespace.
 #[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 pub enum WorkspaceKind {
     /// A workspace of one namespace.
@@ -64,26 +64,28 @@ fn metadata_rule(message: &str) -> Rule {
     .message(message)
 }
 
-/// What happens to the target with the object that made it.
+/// To whom the target belongs. Owner: to this object, so its data is exactly what this object says, and Kubernetes
+/// deletes it with the object. Default: Owner.
 #[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum CreationPolicy {
-    /// The target belongs to this object: its data is exactly what this object says, and Kubernetes deletes it
-    /// with the object. The default.
+    /// To this object.
     #[default]
     Owner,
 }
 
-/// What happens to a key of the target when Prefect confirms that what it came from is gone.
+/// What happens to a key of the target when Prefect confirms that its value is gone. Retain: it keeps its last
+/// value, and the object is not Ready. Delete: it is removed, and the target with its last key. Default: Retain.
 #[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum DeletionPolicy {
-    /// A required key keeps its last value, and the object is not Ready. The default.
+    /// A required key keeps its last value, and the object is not Ready.
     #[default]
     Retain,
     /// The key is removed, and the target with its last key.
     Delete,
 }
 
-/// Where an entry's value came from.
+/// Who answered. Local: the workspace's local.configToml. Api: Prefect's API. Default: the entry's own default, as
+/// Prefect confirmed that there is no value.
 #[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum Source {
     /// The workspace's `local.configToml`.
@@ -115,7 +117,9 @@ pub enum EntryState {
 pub struct EntryStatus {
     /// The key in the target.
     pub key: String,
-    /// What became of it.
+    /// What became of it. Synced: the target holds the current value. Absent: Prefect has none, nor has the target.
+    /// Retained: the target keeps the last good value, see reason. Failed: there is no value to deliver, see reason.
+    /// Pending: not read yet, or it waits for the other entries.
     pub state: EntryState,
     /// Who answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,8 +185,32 @@ pub struct SyncStatus {
 /// nor starting with `..`.
 pub const KEY_PATTERN: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
 
-/// Go's duration syntax without sign: `500ms`, `30s`, `1h30m`.
-pub const DURATION_PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
+/// [`KEY_PATTERN`] in words: the API server's own message would show the pattern only.
+pub(crate) fn key_rule(field: &str) -> Rule {
+    let message = format!(
+        "{field} must be letters, digits, '-', '_' and '.', such as DB_PASSWORD, and neither be \".\" nor begin with \"..\""
+    );
+    Rule::new(format!("self.matches(r'{KEY_PATTERN}')")).message(message.as_str())
+}
+
+/// The shape of the name of a Secret or ConfigMap.
+pub const NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// [`NAME_PATTERN`] in words.
+pub(crate) fn name_rule() -> Rule {
+    Rule::new(format!("self.matches(r'{NAME_PATTERN}')")).message(
+        "the target's name must be lower-case letters, digits, '-' and '.', such as etl-secrets, and begin and end with a letter or digit",
+    )
+}
+
+/// Go's duration syntax without sign: `500ms`, `30s`, `1h30m`. So few digits that no sum of them overflows, which
+/// CEL would answer with an error of its own instead of the rule's message.
+pub const DURATION_PATTERN: &str = r"^([0-9]{1,5}(\.[0-9]{1,3})?h|[0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m))+$";
+
+/// A duration within limits. The pattern stands in the rule too: `duration()` of anything else is an error of CEL's.
+pub(crate) fn duration_rule(limits: &str, message: &str) -> Rule {
+    Rule::new(format!("self.matches(r'{DURATION_PATTERN}') && {limits}")).message(message)
+}
 
 pub(crate) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "maxLength": 32, "nullable": true })

@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, SyncStatus, TemplateMetadata, WorkspaceRef,
+    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata, WorkspaceRef,
+    key_rule, name_rule,
 };
 
 /// Prefect variables that become one ConfigMap. It reads variables only, so that nothing secret ends in a
@@ -52,6 +53,7 @@ pub struct PrefectKVSpec {
 pub struct KVEntry {
     /// The key in the ConfigMap: letters, digits, '-', '_' and '.'.
     #[schemars(length(min = 1, max = 253), regex(pattern = KEY_PATTERN))]
+    #[x_kube(validation = key_rule("configMapKey"))]
     pub config_map_key: String,
     /// What to read from Prefect.
     pub remote_ref: KVRemoteRef,
@@ -79,15 +81,13 @@ pub struct KVRemoteRef {
 }
 
 /// The ConfigMap to write.
-#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapTarget {
     /// Its name. Default: the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
-    )]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME_PATTERN))]
+    #[x_kube(validation = name_rule())]
     pub name: Option<String>,
     /// To whom it belongs. Default: Owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]

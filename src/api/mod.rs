@@ -16,7 +16,9 @@ pub use kv::*;
 pub use secret::*;
 pub use workspace::*;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt as _;
 
 /// The API group of all kinds, and the prefix of our labels and annotations.
@@ -41,9 +43,28 @@ pub const TEMPLATE_ANNOTATION: &str = "prefect-sync.dev/template-metadata";
 /// All definitions, by file name.
 #[must_use]
 pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
-    vec![
+    let mut definitions = vec![
         ("prefectworkspaces.yaml", PrefectWorkspace::crd()),
         ("prefectsecrets.yaml", PrefectSecret::crd()),
         ("prefectkvs.yaml", PrefectKV::crd()),
-    ]
+    ];
+    for (_, definition) in &mut definitions {
+        for version in &mut definition.spec.versions {
+            if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+                unwrap_descriptions(schema);
+            }
+        }
+    }
+    definitions
+}
+
+/// Doc comments are wrapped at the width of the sources; `kubectl explain` wraps at the terminal's.
+fn unwrap_descriptions(schema: &mut JSONSchemaProps) {
+    if let Some(description) = &mut schema.description {
+        *description = description.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| unwrap_descriptions(property));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        unwrap_descriptions(items);
+    }
 }

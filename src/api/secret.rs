@@ -1,11 +1,11 @@
 //! `PrefectSecret`: blocks (and variables) that become a Secret.
 
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, SyncStatus, TemplateMetadata, WorkspaceRef,
+    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata, WorkspaceRef,
+    key_rule, name_rule,
 };
 
 /// Prefect blocks and variables that become one Secret.
@@ -51,6 +51,7 @@ pub struct PrefectSecretSpec {
 pub struct SecretEntry {
     /// The key in the Secret: letters, digits, '-', '_' and '.'.
     #[schemars(length(min = 1, max = 253), regex(pattern = KEY_PATTERN))]
+    #[x_kube(validation = key_rule("secretKey"))]
     pub secret_key: String,
     /// What to read from Prefect.
     pub remote_ref: SecretRemoteRef,
@@ -78,6 +79,7 @@ pub struct SecretRemoteRef {
     /// The block's type as in its address, such as `aws-credentials`. Default: `secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("remoteRef.blockType must be the type's name in its address, such as aws-credentials: lower-case letters, digits and '-'"))]
     pub block_type: Option<String>,
     /// The variable's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,15 +94,13 @@ pub struct SecretRemoteRef {
 }
 
 /// The Secret to write.
-#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretTarget {
     /// Its name. Default: the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
-    )]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME_PATTERN))]
+    #[x_kube(validation = name_rule())]
     pub name: Option<String>,
     /// To whom it belongs. Default: Owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]

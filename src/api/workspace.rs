@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{duration_or, duration_schema};
+use super::common::{duration_or, duration_rule, duration_schema};
 
 /// Default of `spec.refreshInterval`.
 pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
@@ -43,16 +43,16 @@ pub struct PrefectWorkspaceSpec {
     /// Local secrets, consulted before the API, as Prefect itself does. Alone it needs no Prefect at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalSpec>,
-    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default 30s.
+    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("refreshInterval must be between 1s and 24h, such as 30s or 5m"))]
+    #[x_kube(validation = duration_rule("duration(self) >= duration('1s') && duration(self) <= duration('24h')", "refreshInterval must be a duration from 1s to 24h, such as 30s, 5m or 1h30m"))]
     pub refresh_interval: Option<GoDuration>,
     /// How long the objects of this workspace stay Ready on their last good values while Prefect can't be read.
-    /// The workspace itself says so at once. Default 10m.
+    /// The workspace itself says so at once. At most 720h. Default: 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('720h')").message("staleAfter must be at most 720h"))]
+    #[x_kube(validation = duration_rule("duration(self) <= duration('720h')", "staleAfter must be a duration of at most 720h, such as 10m or 1h30m; 0s for none"))]
     pub stale_after: Option<GoDuration>,
 }
 

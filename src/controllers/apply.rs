@@ -41,14 +41,13 @@ pub async fn apply<T: TargetKind>(api: &Api<T>, action: &TargetAction) -> Result
     }
 }
 
-/// Deletes and creates. Tried under another name first: a target that the API server will not have must not cost the
-/// one that is there.
+/// Deletes and creates. Tried first: a target that the API server will not have must not cost the one that is there.
 async fn recreate<T: TargetKind>(api: &Api<T>, manifest: &Manifest, version: &Version) -> Result<Applied, Error> {
-    let trial = T::from_manifest(&Manifest { name: format!("trial-{}", version.uid), ..manifest.clone() });
-    let tried = api.create(&PostParams { dry_run: true, ..parameters() }, &trial).await;
-    match outcome("trying", manifest, tried.map(|target| version_of(target.meta())))? {
-        Applied::Done(_) => {}
-        other => return Ok(other),
+    let trial = PostParams { dry_run: true, ..parameters() };
+    let tried = api.create(&trial, &T::from_manifest(manifest)).await;
+    // That the name is taken is what the API server looks at last: all else is well.
+    if let refused @ Applied::Refused(_) = outcome("trying", manifest, tried.map(|target| version_of(target.meta())))? {
+        return Ok(refused);
     }
     match delete(api, &manifest.name, version).await? {
         Applied::Done(_) => create(api, manifest).await,

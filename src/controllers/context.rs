@@ -19,6 +19,17 @@ use crate::workspace::Workspaces;
 /// The longest that one reconcile may take; then it is tried again.
 pub const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A status that was written, until the cache has seen it.
+#[derive(Clone)]
+pub struct WrittenStatus {
+    /// The versions of the object that do not have it yet.
+    pub older: Vec<String>,
+    /// The version that has it.
+    pub version: String,
+    /// The status.
+    pub status: SyncStatus,
+}
+
 /// Shared by all controllers.
 pub struct Context {
     /// The API server.
@@ -29,9 +40,8 @@ pub struct Context {
     pub options: Options,
     /// The version of each target that this process left behind or found right.
     pub written: Memory<Dependent, Version>,
-    /// The status that was written last, with the version of the object that it was written on: the cache may not
-    /// have seen it yet.
-    pub statuses: Memory<Dependent, (String, SyncStatus)>,
+    /// The status that was written last, which the cache may not have seen yet.
+    pub statuses: Memory<Dependent, WrittenStatus>,
     /// Failed tries in a row, of objects.
     pub tries: Memory<Dependent, u32>,
     /// Failed tries in a row, of workspaces.

@@ -1,14 +1,17 @@
 //! Gathers what a workspace names: its address, credentials, certificates and local secrets.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, Client, ResourceExt as _};
+use kube::api::{DynamicObject, ListParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client, ResourceExt};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::Options;
 use super::errors::Error;
 use crate::api::{ApiSpec, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace};
-use crate::prefect::{ApiUrl, Auth, Connection, LocalSecrets, UrlError};
+use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, LocalSecrets, UrlError};
+use crate::sync::suggest::nearest;
 use crate::sync::{Failure, Reason, Timestamp};
 use crate::workspace::failure::Credentials;
 use crate::workspace::{Reader, Setup};
@@ -23,6 +26,9 @@ pub struct Gathered {
     pub setup: Setup,
 }
 
+/// The most names that a hint is chosen from.
+const MOST_NAMES: u32 = 200;
+
 /// Why a workspace can't be used.
 type Problem = (Reason, String);
 
@@ -32,6 +38,8 @@ pub trait Named {
     fn secret(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Secret>, Error>> + Send;
     /// The same of a ConfigMap.
     fn config_map(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<ConfigMap>, Error>> + Send;
+    /// The names of the Secrets or ConfigMaps that offer themselves, for hints; none where they can't be listed.
+    fn offered(&self, kind: &str, namespace: &str) -> impl Future<Output = Vec<String>> + Send;
 }
 
 impl Named for Client {
@@ -43,6 +51,14 @@ impl Named for Client {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
         let api: Api<ConfigMap> = Api::namespaced(self.clone(), namespace);
         api.get_opt(name).await.map_err(|error| Error::kube(format!("reading ConfigMap {namespace}/{name}"), &error))
+    }
+
+    async fn offered(&self, kind: &str, namespace: &str) -> Vec<String> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(self.clone(), namespace, &resource);
+        let offered = ListParams::default().labels(&format!("{OFFER_LABEL}={OFFER_WORKSPACE}")).limit(MOST_NAMES);
+        let found = api.list_metadata(&offered).await;
+        found.map(|list| list.items.iter().map(ResourceExt::name_any).collect()).unwrap_or_default()
     }
 }
 
@@ -63,7 +79,9 @@ pub async fn gather(
     };
     let reader = gathering.reader(workspace, options).await?;
     let (api_url, setup) = match reader {
-        Ok((reader, api_url)) => (api_url, Setup::Usable { reader, interval: workspace.spec.refresh_interval() }),
+        Ok((reader, api_url)) => {
+            (api_url, Setup::Usable { reader: Box::new(reader), interval: workspace.spec.refresh_interval() })
+        }
         Err((reason, message)) => {
             (None, Setup::Unusable(Failure { reason, message, since: now, workspace_wide: true }))
         }
@@ -131,7 +149,7 @@ impl<N: Named> Gathering<'_, N> {
                 reader.client = Some(client);
                 Ok((reader, Some(display)))
             }
-            Err(error) => Err((Reason::WorkspaceInvalid, error.to_string())),
+            Err(error) => Err((Reason::WorkspaceInvalid, configuration(&error))),
         })
     }
 
@@ -140,6 +158,9 @@ impl<N: Named> Gathering<'_, N> {
         let key = reference.key.as_deref().unwrap_or(default_key);
         self.note(found.as_ref(), &reference.name);
         let named = Reference { kind: "Secret", namespace: &self.namespace, name: &reference.name, key };
+        if found.is_none() {
+            return Ok(Err(named.missing(&self.named.offered(named.kind, named.namespace).await)));
+        }
         Ok(named.check(found.as_ref()).and_then(|()| {
             let data = found.and_then(|secret| secret.data).unwrap_or_default();
             let keys: Vec<String> = data.keys().cloned().collect();
@@ -152,6 +173,9 @@ impl<N: Named> Gathering<'_, N> {
         let key = reference.key.as_deref().unwrap_or(default_key);
         self.note(found.as_ref(), &reference.name);
         let named = Reference { kind: "ConfigMap", namespace: &self.namespace, name: &reference.name, key };
+        if found.is_none() {
+            return Ok(Err(named.missing(&self.named.offered(named.kind, named.namespace).await)));
+        }
         Ok(named.check(found.as_ref()).and_then(|()| {
             let data = found.and_then(|map| map.data).unwrap_or_default();
             let keys: Vec<String> = data.keys().cloned().collect();
@@ -178,16 +202,25 @@ impl Reference<'_> {
         format!("{} {}/{} key {:?}", self.kind, self.namespace, self.name, self.key)
     }
 
+    /// It does not exist.
+    fn missing(&self, offered: &[String]) -> Problem {
+        let Self { kind, namespace, name, key } = self;
+        let next = match nearest(name, offered.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("create it with the key {key:?} and the label {OFFER_LABEL}={OFFER_WORKSPACE}"),
+        };
+        (Reason::CredentialsNotFound, format!("no {kind} {namespace}/{name}; {next}"))
+    }
+
     /// It exists and offers itself.
     fn check<K: kube::Resource>(&self, found: Option<&K>) -> Result<(), Problem> {
         let Self { kind, namespace, name, .. } = self;
-        let label =
-            format!("kubectl label {} {name} -n {namespace} {OFFER_LABEL}={OFFER_WORKSPACE}", kind.to_lowercase());
+        let label = format!(
+            "kubectl label --overwrite {} {name} -n {namespace} {OFFER_LABEL}={OFFER_WORKSPACE}",
+            kind.to_lowercase()
+        );
         match found {
-            None => Err((
-                Reason::CredentialsNotFound,
-                format!("no {kind} {namespace}/{name}; create it with the label {OFFER_LABEL}={OFFER_WORKSPACE}"),
-            )),
+            None => Err(self.missing(&[])),
             Some(object) if object.labels().get(OFFER_LABEL).map(String::as_str) != Some(OFFER_WORKSPACE) => {
                 Err((Reason::NotOffered, format!("{kind} {namespace}/{name} is not offered to workspaces; {label}")))
             }
@@ -199,14 +232,23 @@ impl Reference<'_> {
         match value {
             Some(value) => Ok(Located { bytes: Zeroizing::new(value), place: self.place() }),
             None => {
-                let has = if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") };
                 let Self { kind, namespace, name, key } = self;
-                Err((
-                    Reason::CredentialsNotFound,
-                    format!("{kind} {namespace}/{name} has no key {key:?}; it has {has}"),
-                ))
+                let reference = if *kind == "Secret" { "secretKeyRef" } else { "configMapKeyRef" };
+                let next = match keys {
+                    [] => "it is empty".to_owned(),
+                    keys => format!("it has {}: add it, or set {reference}.key", keys.join(", ")),
+                };
+                Err((Reason::CredentialsNotFound, format!("{kind} {namespace}/{name} has no key {key:?}; {next}")))
             }
         }
+    }
+}
+
+/// What is wrong with what a connection was to be made from.
+fn configuration(error: &prefect::Error) -> String {
+    match &error.kind {
+        ErrorKind::Configuration { hint } => (*hint).to_owned(),
+        _ => error.to_string(),
     }
 }
 
@@ -222,7 +264,7 @@ fn text(found: Located) -> Result<(SecretString, String), Problem> {
 }
 
 fn local_secrets(found: &Located) -> Result<LocalSecrets, Problem> {
-    let invalid = |why: String| (Reason::LocalInvalid, format!("{} is no config.toml: {why}", found.place));
+    let invalid = |why: String| (Reason::LocalInvalid, format!("{}: {why}", found.place));
     let text = std::str::from_utf8(&found.bytes).map_err(|_| invalid("it is not UTF-8".to_owned()))?;
     LocalSecrets::parse(text).map_err(|error| invalid(error.to_string()))
 }
@@ -242,7 +284,7 @@ fn api_url(api: &ApiSpec, options: &Options) -> Result<ApiUrl, Problem> {
     Err((
         Reason::HostNotAllowed,
         format!(
-            "spec.api.url leads to {}, and this operator may only call {} (--allowed-api-hosts)",
+            "spec.api.url leads to {}, and this operator may only call {}; use one of them, or have it allowed (--allowed-api-hosts)",
             url.host_and_port(),
             options.allowed_api_hosts.join(", ")
         ),

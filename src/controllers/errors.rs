@@ -1,6 +1,9 @@
 //! Kubernetes' errors in words that hold no value.
 
+use std::collections::HashSet;
+
 use kube::core::Status;
+use zeroize::Zeroizing;
 
 use crate::sync::Manifest;
 
@@ -71,15 +74,54 @@ fn describe_status(status: &Status) -> String {
     format!("the API server answered {} {}{fields}", status.code, status.reason)
 }
 
-/// Why the API server refused a target: its own words where they hold none of the values, since quotas and
+/// Why the API server refused a target: its own words where they hold nothing of the values, since quotas and
 /// admission webhooks explain themselves there.
 #[must_use]
 pub fn refusal(status: &Status, manifest: &Manifest) -> String {
     use base64::Engine as _;
-    let tells = manifest.data.values().filter(|value| !value.is_empty()).any(|value| {
+    let message = own_words(status);
+    let told = windows(&message);
+    let tells = manifest.data.values().any(|value| {
         let encoded = base64::engine::general_purpose::STANDARD.encode(&**value);
-        status.message.contains(&encoded)
-            || std::str::from_utf8(value).is_ok_and(|text| status.message.contains(text.trim()))
+        repeats(&told, &message, value) || repeats(&told, &message, encoded.as_bytes())
     });
-    if tells || status.message.is_empty() { describe_status(status) } else { status.message.clone() }
+    if tells || message.is_empty() { describe_status(status) } else { message }
+}
+
+/// How many letters and digits in a row of a value are taken for a part of it.
+const WINDOW: usize = 8;
+
+/// Letters and digits only, so that quoting and line ends hide nothing.
+fn letters(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().copied().filter(u8::is_ascii_alphanumeric).collect()
+}
+
+fn windows(message: &str) -> HashSet<Vec<u8>> {
+    letters(message.as_bytes()).windows(WINDOW).map(<[u8]>::to_vec).collect()
+}
+
+/// Whether the message repeats the value or a part of it; of a short value only the whole can be looked for.
+fn repeats(told: &HashSet<Vec<u8>>, message: &str, value: &[u8]) -> bool {
+    let value = Zeroizing::new(letters(value));
+    if value.len() < WINDOW {
+        return !value.is_empty() && letters(message.as_bytes()).windows(value.len()).any(|window| window == &**value);
+    }
+    value.windows(WINDOW).any(|window| told.contains(window))
+}
+
+/// The message, or for a target that does not fit its type one phrase for each field: a JSON parser's complaint
+/// quotes the character of the value that it stumbled over.
+fn own_words(status: &Status) -> String {
+    let causes: Vec<String> = status
+        .details
+        .iter()
+        .flat_map(|details| &details.causes)
+        .map(|cause| match cause.reason.as_str() {
+            reason if cause.field.starts_with("data") && reason != "FieldValueRequired" => {
+                format!("{} ({reason})", cause.field)
+            }
+            _ => format!("{}: {}", cause.field, cause.message),
+        })
+        .collect();
+    if status.reason == "Invalid" && !causes.is_empty() { causes.join(", ") } else { status.message.clone() }
 }

@@ -120,6 +120,7 @@ fn metadata(manifest: &Manifest) -> ObjectMeta {
         labels: Some(manifest.labels.clone()),
         annotations: Some(manifest.annotations.clone()),
         owner_references: Some(manifest.owners.clone()),
+        finalizers: Some(manifest.finalizers.clone()),
         ..ObjectMeta::default()
     }
 }
@@ -132,6 +133,8 @@ fn target(metadata: ObjectMeta) -> Target {
         labels: metadata.labels.unwrap_or_default(),
         annotations: metadata.annotations.unwrap_or_default(),
         owners: metadata.owner_references.unwrap_or_default(),
+        finalizers: metadata.finalizers.unwrap_or_default(),
+        deleting: metadata.deletion_timestamp.is_some(),
         ..Target::default()
     }
 }

@@ -27,6 +27,8 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
+use kube::runtime::reflector::{Lookup, Store};
+use kube::runtime::{controller, watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -104,11 +106,11 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     for scope in scopes {
         let channels = woken.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
-        let store = workspaces::spawn(&mut tasks, &scope, &context, channels.workspaces, &shutdown);
-        readiness.expect(store.clone());
+        let cache = workspaces::spawn(&mut tasks, &scope, &context, channels.workspaces, &shutdown);
+        readiness.expect(cache.listed.clone());
         let secrets =
-            objects::spawn::<PrefectSecret>(&mut tasks, &scope, &context, &store, channels.secrets, &shutdown);
-        let kvs = objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &store, channels.kvs, &shutdown);
+            objects::spawn::<PrefectSecret>(&mut tasks, &scope, &context, &cache, channels.secrets, &shutdown);
+        let kvs = objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &cache, channels.kvs, &shutdown);
         readiness.expect(secrets);
         readiness.expect(kvs);
         targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
@@ -127,7 +129,8 @@ async fn crds_are_there(client: &Client) -> anyhow::Result<()> {
     let group = format!("{}/v1alpha1", crate::api::GROUP);
     let served = match client.list_api_group_resources(&group).await {
         Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect::<Vec<_>>(),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Vec::new(),
+        // Of a group that it does not know it says so in plain text, so the answer has no `reason`.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Err(error).context("asking the API server which kinds it serves"),
     };
     let missing: Vec<&str> = ["PrefectWorkspace", "PrefectSecret", "PrefectKV"]
@@ -140,6 +143,30 @@ async fn crds_are_there(client: &Client) -> anyhow::Result<()> {
         missing.join(", ")
     );
     Ok(())
+}
+
+/// A cache of objects, and when it has been filled.
+///
+/// `Store::wait_until_ready` is of no use for that: it wakes only the task that asked last, and the controller is one
+/// of those that ask.
+pub(crate) struct Cache<K: Lookup + Clone + 'static>
+where
+    K::DynamicType: Eq + std::hash::Hash + Clone,
+{
+    /// The objects.
+    pub(crate) store: Store<K>,
+    /// Cancelled when they have been listed once.
+    pub(crate) listed: CancellationToken,
+}
+
+/// Says that a watch failed; what a reconcile failed with is said where its retry is decided.
+async fn log_watch_failure<T, E>(result: Result<T, controller::Error<E, watcher::Error>>)
+where
+    E: std::error::Error + 'static,
+{
+    if let Err(controller::Error::QueueError(error)) = result {
+        tracing::warn!("watching: {error}");
+    }
 }
 
 /// A future that ends with the shutdown, for `graceful_shutdown_on`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -14,23 +15,27 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply, delete};
-use super::context::{Context, RECONCILE_TIMEOUT, backoff};
+use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
 use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, Workspace, place};
 use super::wakers::Woken;
-use super::{Scope, on, status};
-use crate::api::SyncStatus;
+use super::{Cache, Scope, log_watch_failure, on, status};
+use crate::api::{OWNER_ANNOTATION, SyncStatus};
+use crate::sync::conditions;
 use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView, whole_seconds};
-use crate::sync::{Dependent, Object, Target, TargetAction, Timestamp};
+use crate::sync::{Dependent, Object, Reason, Target, TargetAction, Timestamp};
 
 /// Reconciles under way at once, of one kind and scope.
 const CONCURRENCY: u16 = 32;
 /// How often a plan is made anew because someone changed the target in between.
 const MOST_PLANS: usize = 5;
 
-struct Shared {
+struct Shared<K: SyncKind> {
     context: Arc<Context>,
     workspaces: Store<Workspace>,
+    /// When the workspaces have been listed.
+    listed: CancellationToken,
+    store: Store<Guarded<K>>,
 }
 
 /// Starts the controller of one kind.
@@ -38,12 +43,14 @@ pub(super) fn spawn<K: SyncKind>(
     tasks: &mut JoinSet<()>,
     scope: &Scope,
     context: &Arc<Context>,
-    workspaces: &Store<Workspace>,
+    workspaces: &Cache<Workspace>,
     woken: Woken<Guarded<K>>,
     shutdown: &CancellationToken,
-) -> Store<Guarded<K>> {
+) -> CancellationToken {
     let api: Api<Guarded<K>> = scope.api(context.client.clone());
     let (store, writer) = reflector::store();
+    let listed = CancellationToken::new();
+    let filled = listed.clone();
     let (forgetting, cache, of) = (context.clone(), store.clone(), scope.clone());
     let stream = watcher(api, watcher::Config::default())
         .default_backoff()
@@ -53,26 +60,33 @@ pub(super) fn spawn<K: SyncKind>(
         .reflect(writer)
         .inspect_ok(move |event| match event {
             Event::Delete(object) => forgetting.forget(&dependent(object)),
-            // Deleted while we were not watching.
-            Event::InitDone => forgetting
-                .workspaces
-                .dependents()
-                .iter()
-                .filter(|known| known.kind == K::KIND && of.covers(&known.namespace))
-                .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
-                .for_each(|gone| forgetting.forget(gone)),
+            Event::InitDone => {
+                filled.cancel();
+                // Deleted while we were not watching.
+                let known = forgetting.workspaces.dependents();
+                known
+                    .iter()
+                    .filter(|known| known.kind == K::KIND && of.covers(&known.namespace))
+                    .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
+                    .for_each(|gone| forgetting.forget(gone));
+            }
             _ => {}
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
-    let shared = Arc::new(Shared { context: context.clone(), workspaces: workspaces.clone() });
+    let shared = Arc::new(Shared {
+        context: context.clone(),
+        workspaces: workspaces.store.clone(),
+        listed: workspaces.listed.clone(),
+        store: store.clone(),
+    });
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(woken))
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile::<K>, error_policy::<K>, shared);
-    tasks.spawn(controller.for_each(|_| std::future::ready(())));
-    store
+    tasks.spawn(controller.for_each(log_watch_failure));
+    listed
 }
 
 fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
@@ -80,18 +94,19 @@ fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
     Dependent { kind: K::KIND, namespace, name }
 }
 
-fn error_policy<K: SyncKind>(object: Arc<Guarded<K>>, error: &Error, shared: Arc<Shared>) -> Action {
+fn error_policy<K: SyncKind>(object: Arc<Guarded<K>>, error: &Error, shared: Arc<Shared<K>>) -> Action {
     let id = dependent(&object);
-    // Someone else was faster: at once, and without counting it as a failure.
-    if matches!(error, Error::Contended(_)) {
-        return Action::requeue(Duration::from_millis(50));
-    }
-    let delay = backoff(shared.context.tries.count(&id), &id.to_string());
+    let tries = shared.context.tries.count(&id);
+    // Someone else was faster: at once, unless it goes on.
+    let delay = match error {
+        Error::Contended(_) if tries < 3 => Duration::from_millis(50),
+        _ => backoff(tries, &id.to_string()),
+    };
     tracing::warn!(object = %id, retry_in = ?delay, "{error}");
     Action::requeue(delay)
 }
 
-async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared>) -> Result<Action, Error> {
+async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>) -> Result<Action, Error> {
     let work = async {
         match &object.0 {
             Ok(object) => reconcile_object(object, &shared).await,
@@ -101,10 +116,15 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared>) ->
             }
         }
     };
-    tokio::time::timeout(RECONCILE_TIMEOUT, work).await.map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))?
+    let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))?;
+    // It may have been deleted while it was worked on, and nobody would forget it any more.
+    if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
+        shared.context.forget(&dependent(&object));
+    }
+    done
 }
 
-async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared) -> Result<Action, Error> {
+async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Result<Action, Error> {
     let context = &*shared.context;
     let object = resource.object();
     // Under a foreground deletion Kubernetes removes the target first: it must not come back.
@@ -113,13 +133,12 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared) -> Result<
         return Ok(Action::await_change());
     }
     // Before the workspaces are listed none would be found.
-    if shared.workspaces.wait_until_ready().await.is_err() {
-        return Ok(Action::await_change());
-    }
+    shared.listed.cancelled().await;
     let previous = previous_status(resource, &object, context);
     let api: Api<K::Target> = Api::namespaced(context.client.clone(), &object.id.namespace);
     // A target that was never written is created without a look: the API server finds the conflict.
-    let mut look = previous.target.is_some();
+    let conflict = |ready: &Condition| ready.reason == Reason::TargetConflict.as_str();
+    let mut look = previous.target.is_some() || conditions::ready(&previous.conditions).is_some_and(conflict);
     for _ in 0..MOST_PLANS {
         let target = if look { get(&api, &object.target_name).await? } else { None };
         let old_name = previous.target.as_ref().map(|t| t.name.as_str()).filter(|name| *name != object.target_name);
@@ -151,17 +170,20 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared) -> Result<
 fn previous_status<K: SyncKind>(resource: &K, object: &Object, context: &Context) -> SyncStatus {
     let cached = resource.resource_version().unwrap_or_default();
     match context.statuses.get(&object.id) {
-        Some((seen, status)) if seen == cached => status,
-        _ => resource.status().cloned().unwrap_or_default(),
+        Some(written) if written.older.contains(&cached) => written.status,
+        _ => {
+            context.statuses.remove(&object.id);
+            resource.status().cloned().unwrap_or_default()
+        }
     }
 }
 
-fn gather_and_plan(
+fn gather_and_plan<K: SyncKind>(
     object: &Object,
     previous: &SyncStatus,
     target: Option<&Target>,
     old_target: Option<&Target>,
-    shared: &Shared,
+    shared: &Shared<K>,
 ) -> Plan {
     let context = &*shared.context;
     if object.suspend {
@@ -170,8 +192,9 @@ fn gather_and_plan(
     let observation = (!object.suspend).then(|| context.workspaces.observe(object, previous));
     let workspace = ObjectRef::new(&object.workspace.name).within(&object.workspace.namespace);
     let exists = shared.workspaces.get(&workspace).is_some();
+    let others = if exists { Vec::new() } else { workspaces_of(&shared.workspaces, &object.workspace.namespace) };
     let view = match &observation {
-        _ if !exists => WorkspaceView::Missing,
+        _ if !exists => WorkspaceView::Missing { others: &others },
         Some(seen) => match &seen.unusable {
             Some(failure) => WorkspaceView::Unusable(failure),
             None if seen.usable => WorkspaceView::Usable,
@@ -194,6 +217,14 @@ fn gather_and_plan(
     plan::plan(&observed, whole_seconds(Timestamp::now()))
 }
 
+/// The names of a namespace's workspaces, in order.
+fn workspaces_of(workspaces: &Store<Workspace>, namespace: &str) -> Vec<String> {
+    let all = workspaces.state().into_iter().map(|workspace| place(&*workspace));
+    let mut names: Vec<String> = all.filter(|(of, _)| of == namespace).map(|(_, name)| name).collect();
+    names.sort_unstable();
+    names
+}
+
 async fn carry_out<T: TargetKind>(
     api: &Api<T>,
     object: &Object,
@@ -213,6 +244,14 @@ async fn carry_out<T: TargetKind>(
             .written
             .set(&object.id, Version { uid: seen.uid.clone(), resource_version: seen.resource_version.clone() }),
         _ => {}
+    }
+    // Another of our objects that had it before should say so.
+    let former =
+        seen.and_then(|seen| seen.annotations.get(OWNER_ANNOTATION)).filter(|owner| **owner != object.owner_name());
+    if let Some((_, name)) =
+        former.and_then(|owner| owner.split_once('/')).filter(|_| plan.target != TargetAction::Keep)
+    {
+        context.workspaces.wake_dependents(vec![Dependent { name: name.to_owned(), ..object.id.clone() }]);
     }
     if plan.target != TargetAction::Keep {
         tracing::info!(object = %object.id, wrote = %object.target_display(), action = plan.target.name(), "wrote target");
@@ -239,10 +278,23 @@ async fn finish<K: SyncKind>(
     context: &Context,
 ) -> Result<(), Error> {
     if plan.status != *previous {
-        let (namespace, name) = (&object.id.namespace, &object.id.name);
-        status::write::<K, _>(&context.client, namespace, name, previous, &plan.status).await?;
-        let seen = resource.resource_version().unwrap_or_default();
-        context.statuses.set(&object.id, (seen, plan.status));
+        let written = status::write::<K, _>(&context.client, resource.meta(), previous, &plan.status).await?;
+        let (mut older, cached) = (Vec::new(), resource.resource_version().unwrap_or_default());
+        if let Some(before) = context.statuses.get(&object.id) {
+            older = before.older;
+            older.push(before.version);
+        } else {
+            older.push(cached);
+        }
+        match written {
+            // Nothing changed after all, or the object is gone.
+            Some(version) if !older.contains(&version) => {
+                context.statuses.set(&object.id, WrittenStatus { older, version, status: plan.status.clone() });
+            }
+            _ => {}
+        }
+        // What the target holds now counts when keys vanish.
+        context.workspaces.note(object, &plan.status);
     }
     context.publish(plan.events, &resource.object_ref(&())).await;
     Ok(())

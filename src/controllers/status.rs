@@ -1,6 +1,6 @@
 //! Writes a status where it differs.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::error_boundary::InvalidObject;
 use kube::core::{ApiResource, NamespaceResourceScope};
@@ -20,13 +20,17 @@ use crate::sync::{Reason, Timestamp};
 /// A merge patch, not a server-side apply: an apply is refused whole when the CRDs on the server are older than this
 /// operator and lack a field, and then no object would say anything at all.
 ///
+/// Returns the version of the object that has it; `None` when the object is gone, or is another of the same name.
+///
 /// # Errors
-/// When the API server could not be asked, or failed. An object that is gone needs no status.
-pub async fn write<K, S>(client: &Client, namespace: &str, name: &str, before: &S, after: &S) -> Result<(), Error>
+/// When the API server could not be asked, or failed.
+pub async fn write<K, S>(client: &Client, of: &ObjectMeta, before: &S, after: &S) -> Result<Option<String>, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     S: Serialize,
 {
+    let namespace = of.namespace.as_deref().unwrap_or_default();
+    let name = of.name.as_deref().unwrap_or_default();
     let mut status = json!(after);
     if let (Value::Object(before), Value::Object(after)) = (json!(before), &mut status) {
         for field in before.into_iter().map(|(field, _)| field) {
@@ -35,10 +39,10 @@ where
         }
     }
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    let patch = Patch::Merge(json!({ "status": status }));
+    let patch = Patch::Merge(json!({ "metadata": { "uid": of.uid }, "status": status }));
     match api::<K>(client, namespace).patch_status(name, &parameters, &patch).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(()),
+        Ok(written) => Ok(written.metadata.resource_version),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(None),
         Err(error) => Err(Error::kube(format!("writing the status of {} {namespace}/{name}", K::kind(&())), &error)),
     }
 }
@@ -58,16 +62,25 @@ pub trait Conditions: Serialize + DeserializeOwned + Clone + Default + PartialEq
 /// When the API server could not be asked, or failed.
 pub async fn report_invalid<K, S>(client: &Client, invalid: &InvalidObject) -> Result<String, Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
     S: Conditions,
 {
     let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
     let name = invalid.metadata.name.clone().unwrap_or_default();
-    let message = format!("the stored object does not fit this version's types and is left alone: {}", invalid.error);
     let stored = api::<K>(client, &namespace)
         .get_opt(&name)
         .await
         .map_err(|error| Error::kube(format!("reading {} {namespace}/{name}", K::kind(&())), &error))?;
+    // The guard's own error does not say where.
+    let problem = stored
+        .as_ref()
+        .and_then(|stored| serde_path_to_error::deserialize::<_, K>(json!(stored)).err())
+        .map_or_else(|| invalid.error.clone(), |error| error.to_string());
+    let message = format!(
+        "{} {namespace}/{name} as it is stored does not fit the types of prefect-sync {} and is left alone: {problem}; mend it, or run the version that it was written for",
+        K::kind(&()),
+        env!("CARGO_PKG_VERSION")
+    );
     if let Some(stored) = stored {
         let status = stored.data.get("status").cloned();
         let before: S = status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
@@ -76,7 +89,7 @@ where
         let now = whole_seconds(Timestamp::now());
         let after = before.clone().with(conditions(before.conditions(), &verdict, generation, now), generation);
         if after != before {
-            write::<K, S>(client, &namespace, &name, &before, &after).await?;
+            write::<K, S>(client, &stored.metadata, &before, &after).await?;
         }
     }
     Ok(message)

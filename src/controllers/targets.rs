@@ -56,21 +56,30 @@ fn handle<K: SyncKind, T: TargetKind>(
             listed.clear();
             Vec::new()
         }
-        Event::InitApply(target) | Event::Apply(target) => {
-            let Some(owner) = owner::<K, T>(&target) else { return Vec::new() };
-            listed.insert(owner.clone());
-            let version = Version {
-                uid: target.uid().unwrap_or_default(),
-                resource_version: target.resource_version().unwrap_or_default(),
-            };
-            if context.written.get(&owner) == Some(version) { Vec::new() } else { vec![owner] }
+        Event::InitApply(target) => {
+            listed.extend(owner::<K, T>(&target));
+            seen::<K, T>(context, &target)
         }
+        Event::Apply(target) => seen::<K, T>(context, &target),
         Event::Delete(target) => owner::<K, T>(&target).into_iter().collect(),
         // Deleted while we were not watching.
-        Event::InitDone => context.written.keys(|dependent| {
-            dependent.kind == K::KIND && scope.covers(&dependent.namespace) && !listed.contains(dependent)
-        }),
+        Event::InitDone => {
+            let listed = std::mem::take(listed);
+            context.written.keys(|dependent| {
+                dependent.kind == K::KIND && scope.covers(&dependent.namespace) && !listed.contains(dependent)
+            })
+        }
     }
+}
+
+/// The owner of a target that is not as this process left it.
+fn seen<K: SyncKind, T: TargetKind>(context: &Context, target: &PartialObjectMeta<T>) -> Vec<Dependent> {
+    let Some(owner) = owner::<K, T>(target) else { return Vec::new() };
+    let version = Version {
+        uid: target.uid().unwrap_or_default(),
+        resource_version: target.resource_version().unwrap_or_default(),
+    };
+    if context.written.get(&owner) == Some(version) { Vec::new() } else { vec![owner] }
 }
 
 /// The object that a target belongs to, by its annotation or else by its owner reference.

@@ -21,7 +21,7 @@ use super::credentials::{Gathered, gather};
 use super::errors::Error;
 use super::kind::{Workspace, place};
 use super::wakers::Woken;
-use super::{Scope, on, status};
+use super::{Cache, Scope, log_watch_failure, on, status};
 use crate::api::{OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceKind, WorkspaceStatus};
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::whole_seconds;
@@ -32,6 +32,8 @@ use crate::workspace::Setup;
 const CONCURRENCY: u16 = 8;
 /// When to look again at a workspace that can't be used: a Secret without the label can't be watched.
 const UNUSABLE_RETRY: Duration = Duration::from_secs(30);
+/// When to look again at one that can: what a watch missed, such as a label taken off meanwhile, is found then.
+const USABLE_RETRY: Duration = Duration::from_secs(600);
 
 /// Starts the controller; returns its cache.
 pub(super) fn spawn(
@@ -40,9 +42,11 @@ pub(super) fn spawn(
     context: &Arc<Context>,
     woken: Woken<Workspace>,
     shutdown: &CancellationToken,
-) -> Store<Workspace> {
+) -> Cache<Workspace> {
     let client = &context.client;
     let (store, writer) = reflector::store();
+    let listed = CancellationToken::new();
+    let filled = listed.clone();
     let (forgetting, cache, of) = (context.workspaces.clone(), store.clone(), scope.clone());
     let stream = watcher(scope.api::<Workspace>(client.clone()), watcher::Config::default())
         .default_backoff()
@@ -53,13 +57,16 @@ pub(super) fn spawn(
         // After the cache: the objects that are woken must not find it there any more.
         .inspect_ok(move |event| match event {
             Event::Delete(object) => forgetting.remove(&key(object)),
-            // Deleted while we were not watching.
-            Event::InitDone => forgetting
-                .keys()
-                .iter()
-                .filter(|known| of.covers(&known.namespace))
-                .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
-                .for_each(|gone| forgetting.remove(gone)),
+            Event::InitDone => {
+                filled.cancel();
+                // Deleted while we were not watching.
+                let known = forgetting.keys();
+                known
+                    .iter()
+                    .filter(|known| of.covers(&known.namespace))
+                    .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
+                    .for_each(|gone| forgetting.remove(gone));
+            }
             _ => {}
         })
         .applied_objects()
@@ -77,9 +84,14 @@ pub(super) fn spawn(
         })
         .reconcile_on(UnboundedReceiverStream::new(woken))
         .graceful_shutdown_on(on(shutdown))
-        .run(reconcile, error_policy, context.clone());
-    tasks.spawn(controller.for_each(|_| std::future::ready(())));
-    store
+        .run(reconcile, error_policy, Arc::new(Shared { context: context.clone(), store: store.clone() }));
+    tasks.spawn(controller.for_each(log_watch_failure));
+    Cache { store, listed }
+}
+
+struct Shared {
+    context: Arc<Context>,
+    store: Store<Workspace>,
 }
 
 fn key(object: &Workspace) -> WorkspaceKey {
@@ -103,24 +115,28 @@ fn users<K: Resource>(
         .collect()
 }
 
-fn error_policy(object: Arc<Workspace>, error: &Error, context: Arc<Context>) -> Action {
+fn error_policy(object: Arc<Workspace>, error: &Error, shared: Arc<Shared>) -> Action {
     let key = key(&object);
-    let delay = backoff(context.workspace_tries.count(&key), &key.to_string());
+    let delay = backoff(shared.context.workspace_tries.count(&key), &key.to_string());
     tracing::warn!(workspace = %key, retry_in = ?delay, "{error}");
     Action::requeue(delay)
 }
 
-async fn reconcile(object: Arc<Workspace>, context: Arc<Context>) -> Result<Action, Error> {
-    let key = key(&object);
+async fn reconcile(object: Arc<Workspace>, shared: Arc<Shared>) -> Result<Action, Error> {
+    let (key, context) = (key(&object), &shared.context);
     let work = async {
         match &object.0 {
-            Ok(workspace) => reconcile_workspace(workspace, &key, &context).await,
-            Err(invalid) => report_invalid(invalid, &key, &context).await,
+            Ok(workspace) => reconcile_workspace(workspace, &key, context).await,
+            Err(invalid) => report_invalid(invalid, &key, context).await,
         }
     };
     let action =
         tokio::time::timeout(RECONCILE_TIMEOUT, work).await.map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))??;
     context.workspace_tries.remove(&key);
+    // It may have been deleted while it was worked on: its session must not outlive it.
+    if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
+        context.workspaces.remove(&key);
+    }
     Ok(action)
 }
 
@@ -136,12 +152,14 @@ async fn reconcile_workspace(
 
     let previous = workspace.status.clone().unwrap_or_default();
     let health = context.workspaces.health(key);
-    let (after, event) = workspace_status(&previous, workspace.metadata.generation, api_url.as_deref(), &health, now);
+    let interval = workspace.spec.refresh_interval();
+    let generation = workspace.metadata.generation;
+    let (after, event) = workspace_status(&previous, generation, api_url.as_deref(), &health, interval, now);
     if after != previous {
-        status::write::<PrefectWorkspace, _>(&context.client, &key.namespace, &key.name, &previous, &after).await?;
+        status::write::<PrefectWorkspace, _>(&context.client, workspace.meta(), &previous, &after).await?;
         context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
     }
-    Ok(if usable { Action::await_change() } else { Action::requeue(UNUSABLE_RETRY) })
+    Ok(Action::requeue(if usable { USABLE_RETRY } else { UNUSABLE_RETRY }))
 }
 
 async fn report_invalid(invalid: &InvalidObject, key: &WorkspaceKey, context: &Context) -> Result<Action, Error> {

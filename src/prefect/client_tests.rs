@@ -243,7 +243,7 @@ fn a_connection_that_cannot_work_is_refused_before_any_request() {
     };
     let key = |text: &str| Auth::ApiKey(SecretString::from(text));
     let prefix = "cannot connect: prefect:4200 was not asked: ";
-    let pem = "the CA bundle holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)";
+    let pem = "spec.api.caBundle holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)";
     assert_eq!(message(Auth::None, Some(b"canary")), format!("{prefix}{pem}"));
     assert_eq!(message(key(" \n"), None), format!("{prefix}the API key is empty"));
     let shown = message(key("can\nary"), None);

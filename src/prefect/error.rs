@@ -113,7 +113,8 @@ impl Error {
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-const HINT_LOCALHOST: &str = "localhost inside a pod is the pod itself: use Prefect's Service name";
+const HINT_LOCALHOST: &str = "connection refused: localhost inside a pod is the pod itself, use Prefect's Service name there; \
+     outside, is Prefect running, and is the port right?";
 const HINT_REFUSED: &str = "connection refused: is Prefect running, and is the port right?";
 const HINT_NAME: &str = "its name does not resolve: check the host in spec.api.url \
      (inside a cluster it is SERVICE.NAMESPACE)";

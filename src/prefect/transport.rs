@@ -189,7 +189,7 @@ fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http,
         Some(pem) => Certificate::from_pem_bundle(pem)
             .ok()
             .filter(|found| !found.is_empty())
-            .ok_or("the CA bundle holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")?,
+            .ok_or("spec.api.caBundle holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)")?,
         None => Vec::new(),
     };
     let mut headers = HeaderMap::new();

@@ -164,8 +164,9 @@ async fn a_server_that_is_not_there_is_told_with_a_hint() {
         assert_eq!(
             error.to_string(),
             format!(
-                "cannot check the connection: {host}:{port} cannot be reached: localhost inside a \
-                 pod is the pod itself: use Prefect's Service name"
+                "cannot check the connection: {host}:{port} cannot be reached: connection \
+                 refused: localhost inside a pod is the pod itself, use Prefect's Service name there; outside, is \
+                 Prefect running, and is the port right?"
             )
         );
     }

@@ -62,6 +62,13 @@ pub fn conditions(
         .collect()
 }
 
+/// Two sentences as one message; the first may be a question.
+#[must_use]
+pub fn sentences(first: &str, next: &str) -> String {
+    let stop = if first.ends_with('?') { "" } else { "." };
+    format!("{first}{stop} {next}")
+}
+
 /// The `Ready` condition, if there is one.
 #[must_use]
 pub fn ready(conditions: &[Condition]) -> Option<&Condition> {

@@ -15,6 +15,8 @@
 
 pub mod absence;
 pub mod conditions;
+mod events;
+mod lines;
 pub mod object;
 pub mod path;
 pub mod plan;

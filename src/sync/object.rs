@@ -5,6 +5,7 @@ use std::fmt;
 
 use kube::ResourceExt as _;
 
+use super::Timestamp;
 use super::path::{Path, PathError};
 use crate::api::{
     DeletionPolicy, KEY_PATTERN, PrefectKV, PrefectSecret, TemplateMetadata, WorkspaceKind, WorkspaceRef,
@@ -152,8 +153,8 @@ pub struct Object {
     pub generation: Option<i64>,
     /// The workspace to read from.
     pub workspace: WorkspaceKey,
-    /// Whether the reference was left out, so that the default was taken.
-    pub workspace_defaulted: bool,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// What to read.
     pub entries: Vec<Entry>,
     /// The target's name.
@@ -311,7 +312,7 @@ fn new_object<K: kube::Resource>(
     let name = object.name_any();
     Object {
         workspace: WorkspaceKey::resolve(workspace_ref, &namespace),
-        workspace_defaulted: workspace_ref.is_none(),
+        created: object.meta().creation_timestamp.as_ref().map(|time| time.0),
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation,
         entries,

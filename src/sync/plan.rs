@@ -4,21 +4,39 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::absence::elapsed;
-use super::conditions::{self, Verdict};
+use super::conditions::{self, Verdict, sentences};
+use super::events::{transition_event, written_events};
+use super::lines::{Line, current_data, done, keep_lines, line, unwritten};
 use super::reading::{Failure, Reading};
-use super::resolve::{Outcome, resolve};
+use super::resolve::resolve;
+use super::suggest::nearest;
 use super::target::{Data, Manifest, Ownership, Target, ownership};
 use super::value::MAX_TARGET_BYTES;
-use super::{Entry, Object, Reason, RemoteKey, Timestamp};
-use crate::api::{DeletionPolicy, EntryState, EntryStatus, ResolvedWorkspace, Source, SyncStatus, TargetStatus};
+use super::{Object, Reason, RemoteKey, Timestamp};
+use crate::api::{DeletionPolicy, EntryState, ResolvedWorkspace, SyncStatus, TargetStatus};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// When to look again at a target that belongs to someone else.
+const CONFLICT_RETRY: Duration = Duration::from_secs(10);
+
+/// When to look again at a target that is being deleted; its end wakes the object before that.
+const DELETING_RETRY: Duration = Duration::from_secs(5);
+
+/// How long a new object may be without a status before it says that it is being worked on.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// What a message says of a target that does not exist yet.
+pub const NOT_WRITTEN: &str = "The target is not written until this is solved";
 
 /// How the object's workspace stands.
 #[derive(Clone, Copy, Debug)]
 pub enum WorkspaceView<'a> {
     /// There is none of that name.
-    Missing,
+    Missing {
+        /// Those that the namespace has.
+        others: &'a [String],
+    },
     /// It has not been looked at yet: wait.
     Pending,
     /// It can't be used: nothing can be read.
@@ -128,19 +146,6 @@ pub struct Plan {
     pub requeue_after: Option<Duration>,
 }
 
-/// What became of one entry, while the plan is made.
-struct Line {
-    status: EntryStatus,
-    /// What stands in the target's data for it.
-    value: Option<zeroize::Zeroizing<Vec<u8>>>,
-    /// Why the object is not Ready because of it.
-    problem: Option<(Reason, String)>,
-    /// Whether the target must stay as it is because of it.
-    blocks: bool,
-    /// Whether the target has it as asked for, once it is written.
-    done: bool,
-}
-
 /// Decides. The same input gives the same plan; carrying it out and planning again asks for no write.
 #[must_use]
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
@@ -155,20 +160,34 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
         return keep(observed, now, verdict, None);
     }
     match observed.workspace {
-        WorkspaceView::Pending => wait(observed),
-        WorkspaceView::Missing => {
-            let workspace = &object.workspace;
-            let message = format!(
-                "no {} {:?} in {:?}; create one or set spec.workspaceRef",
-                workspace.kind.as_str(),
-                workspace.name,
-                workspace.namespace
-            );
+        WorkspaceView::Pending => pending(observed, now),
+        WorkspaceView::Missing { others } => {
+            let message = no_workspace(object, others);
             keep(observed, now, Verdict::not_ready(Reason::WorkspaceNotFound, message), None)
         }
         WorkspaceView::Unusable(failure) => outage(observed, failure, keep_lines(observed, failure), now),
         WorkspaceView::Usable => with_readings(observed, now),
     }
+}
+
+fn no_workspace(object: &Object, others: &[String]) -> String {
+    let workspace = &object.workspace;
+    let next = match nearest(&workspace.name, others.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None if others.is_empty() => "create one or set spec.workspaceRef".to_owned(),
+        None => format!("create one or set spec.workspaceRef; there is {}", listed(others)),
+    };
+    format!("no {} {:?} in {:?}; {next}", workspace.kind.as_str(), workspace.name, workspace.namespace)
+}
+
+/// The first few.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 5;
+    let mut text = names[..names.len().min(MOST)].join(", ");
+    if names.len() > MOST {
+        text.push_str(", …");
+    }
+    text
 }
 
 fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
@@ -184,13 +203,13 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
         .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.pass))))
         .collect();
     if failure.is_none() && known.len() < object.entries.len() {
-        return wait(observed);
+        return pending(observed, now);
     }
     let mut requeue_after = None;
     if let Some(failure) = failure {
         let lines = keep_lines(observed, failure);
         if !failure.workspace_wide {
-            let message = format!("{}{}", failure.message, unchanged(observed, now));
+            let message = sentences(&failure.message, &unchanged(observed, now));
             return keep(observed, now, Verdict::not_ready(failure.reason, message), Some(lines));
         }
         // Through an outage the last answers still make one consistent snapshot if all are of one pass: then a
@@ -226,12 +245,12 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
     }
     if lines.iter().any(|line| line.blocks) {
         let (reason, message) = problem.unwrap_or((Reason::Progressing, String::new()));
-        let message = format!("{message}{more}{}", unchanged(observed, now));
+        let message = sentences(&format!("{message}{more}"), &unchanged(observed, now));
         return keep(observed, now, Verdict::not_ready(reason, message), Some(unwritten(lines, current)));
     }
     if let Some(Ownership::Foreign(owner)) = observed.target.map(|target| ownership(object, target)) {
         let message = format!(
-            "{} exists and belongs to {owner}; choose spec.target.name, or let it accept this object: kubectl annotate {} {} -n {} {}={}",
+            "{} exists and belongs to {owner}; choose spec.target.name, or let it accept this object: kubectl annotate --overwrite {} {} -n {} {}={}",
             object.target_display(),
             object.id.kind.target().to_lowercase(),
             object.target_name,
@@ -239,7 +258,19 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
             crate::api::ACCEPTS_ANNOTATION,
             object.owner_name()
         );
-        return keep(observed, now, Verdict::not_ready(Reason::TargetConflict, message), Some(unwritten(lines, None)));
+        let verdict = Verdict::not_ready(Reason::TargetConflict, message);
+        // Targets of others are not watched, so nothing wakes the object when its owner lets it in or goes.
+        let requeue_after = Some(CONFLICT_RETRY);
+        return Plan { requeue_after, ..keep(observed, now, verdict, Some(unwritten(lines, None))) };
+    }
+
+    if observed.target.is_some_and(|target| target.deleting) {
+        let message = format!("{} is being deleted; it is written anew when it is gone", object.target_display());
+        let verdict = Verdict::not_ready(Reason::Progressing, message);
+        return Plan {
+            requeue_after: Some(DELETING_RETRY),
+            ..keep(observed, now, verdict, Some(unwritten(lines, current)))
+        };
     }
 
     let data: Data =
@@ -248,11 +279,11 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
     let manifest = Manifest::new(object, observed.target, data);
     if manifest.size() > MAX_TARGET_BYTES {
         let message = format!(
-            "the values together have {} bytes, and Kubernetes takes at most {MAX_TARGET_BYTES} in one {}; split the object{}",
+            "the values together have {} bytes, and Kubernetes takes at most {MAX_TARGET_BYTES} in one {}; split the object",
             manifest.size(),
-            object.id.kind.target(),
-            unchanged(observed, now)
+            object.id.kind.target()
         );
+        let message = sentences(&message, &unchanged(observed, now));
         return keep(
             observed,
             now,
@@ -261,10 +292,27 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
         );
     }
     let action = action(observed, manifest, gone);
+    if matches!(action, TargetAction::Recreate { .. }) && lines.iter().any(|l| l.status.state == EntryState::Retained) {
+        // Between deletion and creation a value that Prefect no longer has would exist nowhere.
+        let message = format!(
+            "{} has to be deleted and created anew, and holds values that Prefect does not have any more: restore them in Prefect, or delete it yourself",
+            object.target_display()
+        );
+        return keep(
+            observed,
+            now,
+            Verdict::not_ready(Reason::TargetRefused, message),
+            Some(unwritten(lines, current)),
+        );
+    }
     let verdict = match problem {
         Some((reason, message)) => Verdict::not_ready(reason, format!("{message}{more}")),
         None => {
-            let message = format!("{} of {} keys synced to {}", done(&lines), lines.len(), object.target_display());
+            let message = if gone {
+                format!("Prefect has none of the keys, so there is no {}", object.target_display())
+            } else {
+                format!("{} of {} keys synced to {}", done(&lines), lines.len(), object.target_display())
+            };
             Verdict { ready: true, reason: Reason::Synced, message }
         }
     };
@@ -300,110 +348,45 @@ pub fn refused(object: &Object, previous: &SyncStatus, why: &str, now: Timestamp
     keep(&observed, now, Verdict::not_ready(Reason::TargetRefused, message), None)
 }
 
-/// What one entry comes to under the design's table of absence and failure.
-fn line(observed: &Observed<'_>, entry: &Entry, outcome: Outcome, current: Option<&Data>) -> Line {
-    let held = current.and_then(|data| data.get(&entry.key)).cloned();
-    let status = |state, source, why: Option<(Reason, String)>| EntryStatus {
-        key: entry.key.clone(),
-        state,
-        source,
-        reason: why.as_ref().map(|(reason, _)| reason.to_string()),
-        message: why.map(|(_, message)| message),
-    };
-    let (reason, message, firm) = match outcome {
-        Outcome::Value { bytes, source } => {
-            let status = status(EntryState::Synced, Some(source), None);
-            return Line { status, value: Some(bytes), problem: None, blocks: false, done: true };
-        }
-        Outcome::Failed { reason, message } => {
-            let state = if held.is_some() { EntryState::Retained } else { EntryState::Failed };
-            let status = status(state, None, Some((reason, message.clone())));
-            return Line { status, value: held, problem: Some((reason, message)), blocks: true, done: false };
-        }
-        Outcome::Absent { reason, message, firm } => (reason, message, firm),
-    };
-    let why = Some((reason, message.clone()));
-    let alarm = (reason == Reason::KeysVanished).then(|| (reason, message.clone()));
-    let retained = |problem: Option<(Reason, String)>| Line {
-        status: status(EntryState::Retained, None, why.clone()),
-        value: held.clone(),
-        done: problem.is_none(),
-        problem,
-        blocks: false,
-    };
-    // An absence that is not confirmed shrinks nothing and changes nothing that is there.
-    if let Some(default) = &entry.default {
-        let value = Some(zeroize::Zeroizing::new(default.clone().into_bytes()));
-        if firm || held.is_none() || held == value {
-            let status = status(EntryState::Synced, Some(Source::Default), None);
-            return Line { status, value, problem: alarm, blocks: false, done: true };
-        }
-        return retained(alarm);
-    }
-    if entry.optional {
-        if firm || held.is_none() {
-            let status = status(EntryState::Absent, None, None);
-            return Line { status, value: None, problem: alarm, blocks: false, done: true };
-        }
-        return retained(alarm);
-    }
-    let problem = |what: &str| Some((reason, format!("{message}{what}")));
-    match (observed.object.deletion_policy, held.is_some()) {
-        (DeletionPolicy::Delete, true) if firm => Line {
-            status: status(EntryState::Absent, None, why),
-            value: None,
-            problem: problem(&format!(". Key {:?} was removed, as spec.target.deletionPolicy says", entry.key)),
-            blocks: false,
-            done: false,
-        },
-        (_, true) => retained(problem(&format!(". Key {:?} keeps its last value", entry.key))),
-        // Removed earlier under Delete: the rest follows on.
-        (DeletionPolicy::Delete, false) if was_removed(observed, entry) => Line {
-            status: status(EntryState::Absent, None, why),
-            value: None,
-            problem: problem(&format!(". Key {:?} was removed, as spec.target.deletionPolicy says", entry.key)),
-            blocks: false,
-            done: false,
-        },
-        (_, false) => {
-            let status = status(EntryState::Failed, None, why);
-            Line { status, value: None, problem: problem(""), blocks: true, done: false }
-        }
-    }
-}
-
-fn was_removed(observed: &Observed<'_>, entry: &Entry) -> bool {
-    observed.previous.entries.iter().any(|before| before.key == entry.key && before.state == EntryState::Absent)
-}
-
-/// The data that targets of this object hold now: of the target, or else of the one before a rename.
-fn current_data<'a>(observed: &Observed<'a>) -> Option<&'a Data> {
-    [observed.target, observed.old_target]
-        .into_iter()
-        .flatten()
-        .find(|target| !matches!(ownership(observed.object, target), Ownership::Foreign(_)))
-        .map(|target| &target.data)
-}
-
 fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) -> TargetAction {
     let Some(target) = observed.target else {
         return if gone { TargetAction::Keep } else { TargetAction::Create(manifest) };
     };
     let version = version(target);
     if gone {
-        return TargetAction::Delete { name: target.name.clone(), version };
+        // One that only accepts us holds nothing of ours yet.
+        return match ownership(observed.object, target) {
+            Ownership::Ours => TargetAction::Delete { name: target.name.clone(), version },
+            _ => TargetAction::Keep,
+        };
     }
     if manifest.matches(target) {
         return TargetAction::Keep;
     }
-    if manifest.r#type != target.r#type || (target.immutable && manifest.data != target.data) {
+    // Of an immutable one not even a label can be changed without saying again that it is immutable.
+    if manifest.r#type != target.r#type || target.immutable {
         return TargetAction::Recreate { manifest, version };
     }
     TargetAction::Replace { manifest, version }
 }
 
-fn version(target: &Target) -> Version {
+pub(super) fn version(target: &Target) -> Version {
     Version { uid: target.uid.clone(), resource_version: target.resource_version.clone() }
+}
+
+/// Not everything is known yet. An object that has said nothing yet says so after a while: without any condition it
+/// would be taken for finished.
+fn pending(observed: &Observed<'_>, now: Timestamp) -> Plan {
+    if observed.previous.observed_generation.is_some() {
+        return wait(observed);
+    }
+    let silent = observed.object.created.map_or(SILENCE, |created| elapsed(created, now));
+    if silent < SILENCE {
+        return Plan { requeue_after: Some(SILENCE - silent), ..wait(observed) };
+    }
+    let message = format!("waiting for the first answers of {}", observed.object.workspace);
+    let verdict = Verdict::not_ready(Reason::Progressing, message);
+    Plan { status: status(observed, now, &verdict, None, None), ..wait(observed) }
 }
 
 /// Nothing is known that would change anything.
@@ -431,7 +414,7 @@ fn outage(observed: &Observed<'_>, failure: &Failure, lines: Vec<Line>, now: Tim
     if let Some(left) = time_to_stale(observed, failure, now) {
         return Plan { requeue_after: Some(left), ..wait(observed) };
     }
-    let message = format!("{}{}", failure.message, unchanged_since(observed, Some(failure), now));
+    let message = sentences(&failure.message, &unchanged_since(observed, Some(failure), now));
     let verdict = Verdict::not_ready(failure.reason, message);
     let events = transition_event(observed, &verdict).into_iter().collect();
     let failing_since = Some(since(observed, Some(failure), now));
@@ -450,62 +433,6 @@ fn time_to_stale(observed: &Observed<'_>, failure: &Failure, now: Timestamp) -> 
     (was_well && age < limit).then(|| limit - age + Duration::from_millis(10))
 }
 
-/// Entries as they stand while nothing can be read.
-fn keep_lines(observed: &Observed<'_>, failure: &Failure) -> Vec<Line> {
-    let current = current_data(observed);
-    observed
-        .object
-        .entries
-        .iter()
-        .map(|entry| {
-            let own = observed.readings.get(&entry.remote).and_then(|reading| reading.failure.as_ref());
-            let why = own.or(if failure.workspace_wide { Some(failure) } else { None });
-            let held = current.is_some_and(|data| data.contains_key(&entry.key));
-            let state = match (held, why) {
-                (true, _) => EntryState::Retained,
-                (false, Some(_)) => EntryState::Failed,
-                (false, None) => EntryState::Pending,
-            };
-            Line {
-                status: EntryStatus {
-                    key: entry.key.clone(),
-                    state,
-                    source: None,
-                    reason: why.map(|f| f.reason.to_string()),
-                    // The whole workspace's message stands once, in the condition.
-                    message: why.filter(|f| !f.workspace_wide).map(|f| f.message.clone()),
-                },
-                value: None,
-                problem: None,
-                blocks: true,
-                done: held && why.is_none(),
-            }
-        })
-        .collect()
-}
-
-/// The target is not written: entries whose value it does not hold are not synced.
-fn unwritten(lines: Vec<Line>, current: Option<&Data>) -> Vec<Line> {
-    lines
-        .into_iter()
-        .map(|mut line| {
-            if line.status.state == EntryState::Synced {
-                line.status.state = match current.and_then(|data| data.get(&line.status.key)) {
-                    Some(held) if Some(held) == line.value.as_ref() => EntryState::Synced,
-                    Some(_) => EntryState::Retained,
-                    None => EntryState::Pending,
-                };
-                line.done = line.status.state == EntryState::Synced;
-            }
-            line
-        })
-        .collect()
-}
-
-fn done(lines: &[Line]) -> usize {
-    lines.iter().filter(|line| line.done).count()
-}
-
 /// Since when the target does not follow: kept in the status, so that a restart does not change it.
 fn since(observed: &Observed<'_>, failure: Option<&Failure>, now: Timestamp) -> Time {
     observed.previous.failing_since.clone().unwrap_or_else(|| Time(failure.map_or(now, |f| f.since)))
@@ -517,9 +444,9 @@ fn unchanged(observed: &Observed<'_>, now: Timestamp) -> String {
 
 fn unchanged_since(observed: &Observed<'_>, failure: Option<&Failure>, now: Timestamp) -> String {
     if current_data(observed).is_some() {
-        format!(". Target unchanged since {}", since(observed, failure, now).0.strftime("%Y-%m-%dT%H:%M:%SZ"))
+        format!("Target unchanged since {}", since(observed, failure, now).0.strftime("%Y-%m-%dT%H:%M:%SZ"))
     } else {
-        ". The target is not written until this is solved".to_owned()
+        NOT_WRITTEN.to_owned()
     }
 }
 
@@ -542,7 +469,7 @@ fn status(
         observed_generation: object.generation,
         conditions: conditions::conditions(&previous.conditions, verdict, object.generation, now),
         workspace: match observed.workspace {
-            WorkspaceView::Missing => None,
+            WorkspaceView::Missing { .. } => None,
             _ => Some(ResolvedWorkspace { kind: object.workspace.kind, name: object.workspace.name.clone() }),
         },
         target: previous.target.clone(),
@@ -558,46 +485,6 @@ fn status(
 #[must_use]
 pub fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-fn transition_event(observed: &Observed<'_>, verdict: &Verdict) -> Option<PlannedEvent> {
-    (verdict.reason != Reason::Suspended)
-        .then(|| super::workspace::transition(&observed.previous.conditions, verdict))?
-}
-
-fn written_events(observed: &Observed<'_>, action: &TargetAction, removed: Option<&str>) -> Vec<PlannedEvent> {
-    let target = observed.object.target_display();
-    let normal = |reason, note| PlannedEvent { warning: false, reason, note };
-    let mut events = Vec::new();
-    let edited =
-        observed.written.is_some_and(|written| observed.target.is_none_or(|target| version(target) != *written));
-    match action {
-        TargetAction::Create(_) if edited => {
-            events.push(normal(Reason::DriftRepaired, format!("{target} was deleted by someone, and is back")));
-        }
-        TargetAction::Replace { .. } if edited => {
-            events.push(normal(
-                Reason::DriftRepaired,
-                format!("{target} was edited by someone, and is as it should be again"),
-            ));
-        }
-        TargetAction::Recreate { .. } => events.push(normal(
-            Reason::TargetReplaced,
-            format!("{target} was deleted and created anew: its type changed, or it was immutable"),
-        )),
-        TargetAction::Delete { .. } => events.push(PlannedEvent {
-            warning: true,
-            reason: Reason::TargetRemoved,
-            note: format!(
-                "{target} was removed: nothing that it held is in Prefect, and spec.target.deletionPolicy is Delete"
-            ),
-        }),
-        _ => {}
-    }
-    if let Some(name) = removed {
-        events.push(normal(Reason::TargetRemoved, format!("{name} was removed: the target is now {target}")));
-    }
-    events
 }
 
 #[cfg(test)]

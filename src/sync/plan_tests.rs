@@ -5,9 +5,9 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::api::{TemplateMetadata, WorkspaceKind};
+use crate::api::{Source, TemplateMetadata, WorkspaceKind};
 use crate::sync::object::WorkspaceKey;
-use crate::sync::{Absence, Answer, Dependent, Document, Kind, Missing, Shape};
+use crate::sync::{Absence, Answer, Dependent, Document, Entry, Kind, Missing, Shape};
 
 const STALE_AFTER: Duration = Duration::from_secs(600);
 
@@ -54,7 +54,7 @@ impl World {
                     namespace: "flows".into(),
                     name: "default".into(),
                 },
-                workspace_defaulted: true,
+                created: Some(at(0)),
                 entries,
                 target_name: "etl".into(),
                 target_type: Some("Opaque".into()),
@@ -148,7 +148,9 @@ impl World {
             annotations: manifest.annotations.clone(),
             owners: manifest.owners.clone(),
             data: manifest.data.clone(),
+            finalizers: manifest.finalizers.clone(),
             immutable: false,
+            deleting: false,
         });
         self.written = Some(Version { uid, resource_version: self.version.to_string() });
     }
@@ -221,7 +223,10 @@ fn a_required_key_that_is_gone_keeps_its_last_value_under_retain_and_the_rest_fo
     world.settle();
     assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-2")]));
     assert_eq!(world.reason(), "KeyNotFound");
-    assert_eq!(world.message(), "no variable \"A\" in workspace default. Key \"A\" keeps its last value");
+    assert_eq!(
+        world.message(),
+        "no variable \"A\" in workspace default; create it in Prefect, or correct remoteRef. Key \"A\" keeps its last value"
+    );
     assert_eq!(world.status.keys.as_deref(), Some("1/2"));
 }
 
@@ -260,7 +265,7 @@ fn a_required_key_that_was_never_delivered_leaves_the_target_untouched() {
         assert_eq!(plan.events.len(), 1, "a first failure is said");
         assert_eq!(
             world.message(),
-            "no variable \"B\" in workspace default. The target is not written until this is solved"
+            "no variable \"B\" in workspace default; create it in Prefect, or correct remoteRef. The target is not written until this is solved"
         );
 
         // And with a target that lacks the key.
@@ -390,12 +395,109 @@ fn a_foreign_target_is_refused_unless_it_accepts_us() {
     assert_eq!(plan.target, TargetAction::Keep);
     assert_eq!(
         world.message(),
-        "Secret flows/etl exists and belongs to someone else; choose spec.target.name, or let it accept this object: kubectl annotate secret etl -n flows prefect-sync.dev/accepts=PrefectSecret/etl"
+        "Secret flows/etl exists and belongs to someone else; choose spec.target.name, or let it accept this object: kubectl annotate --overwrite secret etl -n flows prefect-sync.dev/accepts=PrefectSecret/etl"
     );
     let accepts = crate::api::ACCEPTS_ANNOTATION.to_owned();
     world.target.as_mut().unwrap().annotations.insert(accepts, "PrefectSecret/etl".into());
     world.settle();
     assert_eq!(world.data(), pairs(&[("A", "1")]));
+    assert!(world.ready());
+}
+
+#[test]
+fn a_target_that_only_accepts_us_is_not_deleted_for_holding_nothing_of_ours() {
+    let mut world = World::new(&["A"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.object.entries[0].optional = true;
+    world.gone("A", true, false);
+    let data = BTreeMap::from([("theirs".to_owned(), Zeroizing::new(b"x".to_vec()))]);
+    let annotations = BTreeMap::from([(crate::api::ACCEPTS_ANNOTATION.to_owned(), "PrefectSecret/etl".to_owned())]);
+    world.target = Some(Target { name: "etl".into(), uid: "t".into(), data, annotations, ..Target::default() });
+    let plan = world.settle();
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert_eq!(world.data(), pairs(&[("theirs", "x")]));
+}
+
+#[test]
+fn a_target_that_is_being_deleted_is_waited_for() {
+    let mut world = World::synced(&["A"]);
+    world.found("A", "\"A-2\"");
+    world.target.as_mut().unwrap().deleting = true;
+    let plan = world.settle();
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert_eq!(plan.requeue_after, Some(DELETING_RETRY));
+    assert_eq!(world.reason(), "Progressing");
+    world.target = None;
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-2")]));
+}
+
+#[test]
+fn a_target_that_alone_holds_a_value_is_not_replaced() {
+    let mut world = World::synced(&["A", "B"]);
+    world.gone("A", true, false);
+    world.settle();
+    world.object.target_type = Some("example.com/custom".into());
+    let plan = world.settle();
+    assert_eq!(plan.target, TargetAction::Keep);
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]));
+    world.found("A", "\"A-3\"");
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Recreate { .. }));
+}
+
+#[test]
+fn a_key_that_was_removed_is_remembered_through_an_outage() {
+    let mut world = World::synced(&["A", "B"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.gone("A", true, false);
+    world.settle();
+    world.now = 5000;
+    world.fails("A", true);
+    world.fails("B", true);
+    world.settle();
+    assert_eq!(world.reason(), "PrefectUnreachable");
+    world.gone("A", false, false);
+    world.found("B", "\"B-2\"");
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("B", "B-2")]), "the rest follows on");
+}
+
+#[test]
+fn a_default_that_stands_in_through_an_outage_does_not_count_as_delivered() {
+    let mut world = World::new(&["A"]);
+    world.object.entries[0].default = Some("fallback".into());
+    world.gone("A", false, false);
+    world.settle();
+    world.fails("A", true);
+    world.now = 5000;
+    world.settle();
+    assert_eq!(world.status.entries[0].state, EntryState::Retained);
+    assert!(!crate::sync::absence::is_delivered(&world.status.entries[0]));
+}
+
+#[test]
+fn a_key_that_another_one_blocks_from_going_is_still_there() {
+    let mut world = World::synced(&["A", "B"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.gone("A", true, false);
+    world.fails("B", false);
+    world.settle();
+    assert_eq!(world.status.entries[0].state, EntryState::Retained);
+    assert!(world.data().contains_key("A"));
+}
+
+#[test]
+fn a_new_object_that_waits_says_so_after_a_while() {
+    let mut world = World::new(&["A"]);
+    let plan = world.settle();
+    assert_eq!(plan.requeue_after, Some(SILENCE));
+    assert!(world.status.conditions.is_empty());
+    world.now = 5;
+    world.settle();
+    assert_eq!(world.reason(), "Progressing");
+    world.found("A", "\"1\"");
+    world.settle();
     assert!(world.ready());
 }
 

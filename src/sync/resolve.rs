@@ -2,6 +2,7 @@
 
 use zeroize::Zeroizing;
 
+use super::conditions::sentences;
 use super::path::{Step, Walked};
 use super::reading::{Absence, Answer, Document, Missing, Shape};
 use super::value;
@@ -44,13 +45,19 @@ pub fn resolve(entry: &Entry, answer: &Answer, workspace: &str) -> Outcome {
     }
 }
 
+/// What to do about a name that is not there and not like any that is.
+const CREATE: &str = "create it in Prefect, or correct remoteRef";
+
 fn absent(entry: &Entry, absence: &Absence, workspace: &str) -> Outcome {
     let (reason, message) = describe(&entry.remote, &absence.missing, workspace);
     if absence.held {
         return Outcome::Absent {
             reason: Reason::KeysVanished,
-            message: format!(
-                "{message}. Most of what workspace {workspace} delivered vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
+            message: sentences(
+                &message,
+                &format!(
+                    "Most of what workspace {workspace} delivered vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
+                ),
             ),
             firm: false,
         };
@@ -66,10 +73,10 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
         RemoteKey::Block { block_type, .. } => block_type.as_str(),
         RemoteKey::Variable { .. } => "",
     };
-    let sentence = |head: String, rules: &str, near: &Option<String>| {
+    let sentence = |head: String, rules: &str, near: &Option<String>, otherwise: &str| {
         let near = did_you_mean(near);
         match (rules.is_empty(), near.is_empty()) {
-            (true, true) => head,
+            (true, true) => format!("{head}; {otherwise}"),
             (true, false) => format!("{head}; {near}"),
             (false, true) => format!("{head}; {rules}"),
             (false, false) => format!("{head}; {rules}, {near}"),
@@ -81,7 +88,12 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
         }
         Missing::BlockType { near } => (
             Reason::BlockTypeNotFound,
-            sentence(format!("no block type {block_type:?} in workspace {workspace}"), "", near),
+            sentence(
+                format!("no block type {block_type:?} in workspace {workspace}"),
+                "",
+                near,
+                "`prefect block type ls` shows what there is",
+            ),
         ),
         Missing::Block { near } => {
             let rules = if name.contains('_') {
@@ -93,11 +105,11 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
             };
             (
                 Reason::KeyNotFound,
-                sentence(format!("no {block_type} block {name:?} in workspace {workspace}"), rules, near),
+                sentence(format!("no {block_type} block {name:?} in workspace {workspace}"), rules, near, CREATE),
             )
         }
         Missing::Variable { near } => {
-            (Reason::KeyNotFound, sentence(format!("no variable {name:?} in workspace {workspace}"), "", near))
+            (Reason::KeyNotFound, sentence(format!("no variable {name:?} in workspace {workspace}"), "", near, CREATE))
         }
         Missing::Local { near } => (
             Reason::KeyNotFound,
@@ -105,6 +117,7 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
                 format!("no {remote} in workspace {workspace}, which has local secrets only (spec.api is not set)"),
                 "",
                 near,
+                "add it to the config.toml, or set spec.api",
             ),
         ),
     }
@@ -116,6 +129,12 @@ fn found(entry: &Entry, document: &Document, source: Source) -> Outcome {
         Some(Ok(path)) => Some(path),
         None => None,
     };
+    if value::is_too_deep(document.raw()) {
+        return Outcome::Failed {
+            reason: Reason::ValueInvalid,
+            message: format!("{} is nested more than {} levels deep; store it as text", entry.remote, value::MAX_DEPTH),
+        };
+    }
     // A Secret block is its `value`; every other block type is all of its fields.
     let is_secret_block =
         matches!(&entry.remote, RemoteKey::Block { block_type, .. } if block_type == super::object::SECRET_BLOCK);
@@ -143,13 +162,7 @@ fn found(entry: &Entry, document: &Document, source: Source) -> Outcome {
                     }));
                     selected
                 }
-                Walked::Null => {
-                    return Outcome::Absent {
-                        reason: Reason::PropertyNotFound,
-                        message: format!("{} has no value at {text:?}: it is unset (null) in Prefect", entry.remote),
-                        firm: true,
-                    };
-                }
+                Walked::Null => return unset(entry, text),
                 Walked::NotJson if masked(document, &root, &prefix) => return mask(entry),
                 Walked::NotJson => {
                     return Outcome::Failed {
@@ -189,10 +202,18 @@ fn mask(entry: &Entry) -> Outcome {
     Outcome::Failed {
         reason: Reason::ValueMasked,
         message: format!(
-            "Prefect returned {} for {}: this key may not see secret values; give its role that permission",
+            "Prefect returned {} for {}: these credentials may not see secret values; give their role that permission",
             value::MASK,
             entry.remote
         ),
+    }
+}
+
+fn unset(entry: &Entry, text: &str) -> Outcome {
+    Outcome::Absent {
+        reason: Reason::PropertyNotFound,
+        message: format!("{} has no value at {text:?}: it is unset in Prefect", entry.remote),
+        firm: true,
     }
 }
 
@@ -207,17 +228,19 @@ fn no_such_property(
     if let (Shape::Block { fields, .. }, 0, false) = (document.shape(), depth, is_secret_block) {
         // The type's own field names are no secret; names inside a value are.
         let known = matches!(steps.first(), Some(Step::Member(name)) if fields.contains(name));
-        if !known {
-            let has = if fields.is_empty() { String::new() } else { format!("; it has {}", fields.join(", ")) };
-            return Outcome::Failed {
-                reason: Reason::PropertyNotFound,
-                message: format!("{} has no {text:?}{has}", entry.remote),
-            };
+        if known {
+            // Left out where it was never set; Prefect's own client stores null instead.
+            return unset(entry, text);
         }
+        let has = if fields.is_empty() { String::new() } else { format!("; it has {}", fields.join(", ")) };
+        return Outcome::Failed {
+            reason: Reason::PropertyNotFound,
+            message: format!("{} has no {text:?}{has}", entry.remote),
+        };
     }
     Outcome::Absent {
         reason: Reason::PropertyNotFound,
-        message: format!("{} has nothing at {text:?}", entry.remote),
+        message: format!("{} has nothing at {text:?}; correct remoteRef.property, or add it in Prefect", entry.remote),
         firm: true,
     }
 }

@@ -72,7 +72,7 @@ fn another_block_is_all_of_its_fields_or_one() {
     assert_eq!(aws(Some("aws_secret_access_key"), raw), "s");
     assert_eq!(
         aws(Some("region_name"), raw),
-        "absent PropertyNotFound firm=true: aws-credentials block \"prod-aws\" has no value at \"region_name\": it is unset (null) in Prefect"
+        "absent PropertyNotFound firm=true: aws-credentials block \"prod-aws\" has no value at \"region_name\": it is unset in Prefect"
     );
     assert_eq!(
         aws(Some("secret_key"), raw),
@@ -83,13 +83,16 @@ fn another_block_is_all_of_its_fields_or_one() {
 #[test]
 fn names_inside_a_secret_are_never_told() {
     let told = secret(Some("missing"), r#"{"value":"{\"canary-name\":\"canary-value\"}"}"#);
-    assert_eq!(told, "absent PropertyNotFound firm=true: secret block \"x\" has nothing at \"missing\"");
+    assert_eq!(
+        told,
+        "absent PropertyNotFound firm=true: secret block \"x\" has nothing at \"missing\"; correct remoteRef.property, or add it in Prefect"
+    );
 }
 
 #[test]
 fn a_masked_value_is_refused_and_its_unmasked_neighbour_is_not() {
     let masked = r#"{"aws_access_key_id":"AKIA","aws_secret_access_key":"********"}"#;
-    let refused = "failed ValueMasked: Prefect returned ******** for aws-credentials block \"prod-aws\": this key may not see secret values; give its role that permission";
+    let refused = "failed ValueMasked: Prefect returned ******** for aws-credentials block \"prod-aws\": these credentials may not see secret values; give their role that permission";
     assert_eq!(aws(None, masked), refused);
     assert_eq!(aws(Some("aws_secret_access_key"), masked), refused);
     assert_eq!(aws(Some("aws_access_key_id"), masked), "AKIA");
@@ -140,6 +143,6 @@ fn what_is_not_there_says_what_may_have_been_meant() {
     );
     assert_eq!(
         told(variable("nope"), Missing::Variable { near: None }),
-        "absent KeyNotFound firm=false: no variable \"nope\" in workspace prod"
+        "absent KeyNotFound firm=false: no variable \"nope\" in workspace prod; create it in Prefect, or correct remoteRef"
     );
 }

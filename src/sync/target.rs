@@ -31,8 +31,12 @@ pub struct Target {
     pub owners: Vec<OwnerReference>,
     /// Its keys and values, binary ones of a ConfigMap included.
     pub data: Data,
+    /// Its finalizers.
+    pub finalizers: Vec<String>,
     /// Whether Kubernetes refuses changes of its data.
     pub immutable: bool,
+    /// Whether it is marked for deletion, and waits for its finalizers.
+    pub deleting: bool,
 }
 
 /// A Secret or ConfigMap as it should be.
@@ -50,6 +54,8 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
     /// Its owners.
     pub owners: Vec<OwnerReference>,
+    /// Its finalizers, all of others.
+    pub finalizers: Vec<String>,
     /// Its keys and values.
     pub data: Data,
 }
@@ -70,8 +76,9 @@ impl std::fmt::Debug for Manifest {
         f.debug_struct("Manifest")
             .field("name", &self.name)
             .field("type", &self.r#type)
-            .field("labels", &self.labels)
-            .field("annotations", &self.annotations)
+            // Annotations of others may hold data: kubectl keeps what it applied last.
+            .field("labels", &self.labels.keys())
+            .field("annotations", &self.annotations.keys())
             .field("sizes", &sizes(&self.data))
             .finish_non_exhaustive()
     }
@@ -172,6 +179,7 @@ impl Manifest {
             labels,
             annotations,
             owners,
+            finalizers: existing.map(|t| t.finalizers.clone()).unwrap_or_default(),
             data,
         }
     }

@@ -23,6 +23,31 @@ pub fn delivered(raw: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(Zeroizing::new(raw.as_bytes().to_vec()))
 }
 
+/// The most levels of objects and arrays that a value may have; beyond it could only be there to exhaust the stack.
+pub const MAX_DEPTH: usize = 128;
+
+/// Whether a text has more than [`MAX_DEPTH`] levels of objects and arrays.
+#[must_use]
+pub fn is_too_deep(raw: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in raw.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 /// Whether the mask stands anywhere in `raw` at a place that `secret_fields` covers. `prefix` is where in the
 /// block `raw` was taken from. A block type without any secret fields is taken to be secret throughout: wrongly
 /// refusing eight asterisks is harmless, delivering them is not.
@@ -103,6 +128,13 @@ mod tests {
         assert!(is_masked(r#""********""#, &["value".into()], &fields(&["value"])));
         assert!(is_masked(r#"{"a":{"b":"********"}}"#, &["value".into()], &fields(&["value"])));
         assert!(is_masked(r#""********""#, &["anything".into()], &[]), "without a schema everything is secret");
+    }
+
+    #[test]
+    fn a_value_that_would_exhaust_the_stack_is_too_deep_and_brackets_in_text_do_not_count() {
+        assert!(is_too_deep(&"[".repeat(4000)));
+        assert!(!is_too_deep(&format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH))));
+        assert!(!is_too_deep(&format!("\"{}\\\"[\"", "[".repeat(4000))));
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! The status of a workspace, from how its session does.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-
 use super::absence::Census;
 use super::conditions::{self, Verdict};
 use super::reading::Failure;
 use super::{PlannedEvent, Reason, Timestamp};
 use crate::api::WorkspaceStatus;
+use std::time::Duration;
 
 /// How a workspace does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +24,14 @@ pub enum Health {
 }
 
 /// The status that `health` asks for, and the Event of a transition. `api_url` is the address as it is used;
-/// `None` for a workspace with local secrets only.
+/// `None` for a workspace with local secrets only. `interval` is the longest time between two tries.
 #[must_use]
 pub fn workspace_status(
     previous: &WorkspaceStatus,
     generation: Option<i64>,
     api_url: Option<&str>,
     health: &Health,
+    interval: Duration,
     now: Timestamp,
 ) -> (WorkspaceStatus, Option<PlannedEvent>) {
     let mut server_version = previous.server_version.clone().filter(|_| api_url.is_some());
@@ -39,7 +39,7 @@ pub fn workspace_status(
         Health::Pending => return (previous.clone(), None),
         Health::Well { server_version: version, census } => {
             server_version = api_url.map(|_| version.clone().unwrap_or_else(|| "cloud".to_owned()));
-            if census.holds() {
+            if census.vanished > 0 {
                 Verdict::not_ready(
                     Reason::KeysVanished,
                     format!(
@@ -50,24 +50,27 @@ pub fn workspace_status(
             } else {
                 let message = match (&server_version, api_url) {
                     (Some(version), Some(_)) if version != "cloud" => {
-                        format!("Prefect {version} answers and accepts the credentials")
+                        format!("Prefect {version} answers and may be read")
                     }
-                    (_, Some(_)) => "Prefect answers and accepts the credentials".to_owned(),
+                    (_, Some(_)) => "Prefect answers and may be read".to_owned(),
                     _ => "the local secrets were read".to_owned(),
                 };
                 Verdict { ready: true, reason: Reason::Connected, message }
             }
         }
         Health::Failing(failure) => {
-            let message = format!(
-                "{}. Last good values are kept since {}",
-                failure.message,
-                failure.since.strftime("%Y-%m-%dT%H:%M:%SZ")
-            );
-            Verdict::not_ready(failure.reason, message)
+            // The condition remembers since when, so that a restart of the operator does not change it.
+            let before = conditions::ready(&previous.conditions).filter(|c| c.status == "False");
+            let since = before.map_or(now, |c| c.last_transition_time.0);
+            let mut kept =
+                format!("Not ready since {}; targets keep what they hold", since.strftime("%Y-%m-%dT%H:%M:%SZ"));
+            if failure.reason == Reason::PrefectUnreachable {
+                kept.push_str(&format!("; tried again at least every {}", humantime::format_duration(interval)));
+            }
+            Verdict::not_ready(failure.reason, conditions::sentences(&failure.message, &kept))
         }
     };
-    let event = transition(&previous.conditions, &verdict);
+    let event = super::events::transition(&previous.conditions, &verdict);
     let status = WorkspaceStatus {
         observed_generation: generation,
         conditions: conditions::conditions(&previous.conditions, &verdict, generation, now),
@@ -75,18 +78,4 @@ pub fn workspace_status(
         server_version,
     };
     (status, event)
-}
-
-/// The Event of a transition; none for a first success.
-pub(super) fn transition(previous: &[Condition], verdict: &Verdict) -> Option<PlannedEvent> {
-    let before = conditions::ready(previous);
-    let same_reason = before.is_some_and(|c| c.reason == verdict.reason.as_str());
-    match (before.map(|c| c.status == "True"), verdict.ready) {
-        (Some(false), true) => {
-            Some(PlannedEvent { warning: false, reason: verdict.reason, note: verdict.message.clone() })
-        }
-        (Some(false), false) if same_reason => None,
-        (_, false) => Some(PlannedEvent { warning: true, reason: verdict.reason, note: verdict.message.clone() }),
-        (_, true) => None,
-    }
 }

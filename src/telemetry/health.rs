@@ -1,44 +1,29 @@
 //! `/livez` and `/readyz`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use kube::runtime::reflector::{Lookup, Store};
 use tokio_util::sync::CancellationToken;
 
 /// Ready once every cache has been filled.
 #[derive(Clone, Default)]
-pub struct Readiness {
-    caches: Arc<AtomicUsize>,
-    missing: Arc<AtomicUsize>,
-}
+pub struct Readiness(Arc<Mutex<Vec<CancellationToken>>>);
 
 impl Readiness {
-    /// Waits for one more cache.
-    pub fn expect<K>(&self, store: Store<K>)
-    where
-        K: Lookup + Clone + Send + Sync + 'static,
-        K::DynamicType: Eq + std::hash::Hash + Clone + Send + Sync,
-    {
-        self.caches.fetch_add(1, Ordering::Relaxed);
-        self.missing.fetch_add(1, Ordering::Relaxed);
-        let missing = self.missing.clone();
-        tokio::spawn(async move {
-            if store.wait_until_ready().await.is_ok() {
-                missing.fetch_sub(1, Ordering::Relaxed);
-            }
-        });
+    /// Expects one more cache; `listed` is cancelled when it has been filled.
+    pub fn expect(&self, listed: CancellationToken) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(listed);
     }
 
     /// Whether there are caches, and all of them are filled.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.caches.load(Ordering::Relaxed) > 0 && self.missing.load(Ordering::Relaxed) == 0
+        let caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !caches.is_empty() && caches.iter().all(CancellationToken::is_cancelled)
     }
 }
 

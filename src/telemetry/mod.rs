@@ -10,9 +10,10 @@ pub use health::{Readiness, serve};
 
 use std::io::IsTerminal as _;
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::Directive;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -32,11 +33,11 @@ pub enum LogFormat {
 /// # Errors
 /// When the filter is not one, or logging was started before.
 pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let mut parsed = EnvFilter::try_new(filter).map_err(|error| {
+    let parsed = EnvFilter::try_new(filter).map_err(|error| {
         anyhow::anyhow!("log filter {filter:?}: {error}; write a level such as info, or info,prefect_sync=debug")
     })?;
-    let silenced: Directive = "kube_client::client=error".parse()?;
-    parsed = parsed.add_directive(silenced);
+    // A filter of its own: directives of spans would be looked at before any directive of this target.
+    let quiet = filter_fn(|event| !event.target().starts_with("kube_client::client") || *event.level() == Level::ERROR);
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -48,6 +49,6 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     } else {
         layer.with_ansi(std::io::stderr().is_terminal()).boxed()
     };
-    tracing_subscriber::registry().with(layer.with_filter(parsed)).try_init()?;
+    tracing_subscriber::registry().with(layer.with_filter(parsed.and(quiet))).try_init()?;
     Ok(())
 }

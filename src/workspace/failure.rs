@@ -23,6 +23,8 @@ impl Credentials {
     }
 }
 
+const NO_CREDENTIALS: &str = "set spec.api.apiKey (Prefect Cloud) or spec.api.authString (self-hosted)";
+
 /// The failure that `error` means for a workspace that presents `credentials`. `key` is what was read, where the
 /// error is about one key only.
 #[must_use]
@@ -32,25 +34,30 @@ pub fn failure(error: &Error, credentials: &Credentials, key: Option<&RemoteKey>
     let (reason, message) = match &error.kind {
         ErrorKind::Unauthorized => {
             let hint = match credentials {
-                Credentials::None => "set spec.api.apiKey (Prefect Cloud) or spec.api.authString (self-hosted)",
-                Credentials::ApiKey(_) => "expired, or self-hosted (then use authString)?",
+                Credentials::None => NO_CREDENTIALS,
+                Credentials::ApiKey(_) => {
+                    "is it expired or mistyped, or is this a self-hosted Prefect (then set spec.api.authString instead)?"
+                }
                 Credentials::AuthString(_) => {
-                    "not the server's PREFECT_SERVER_API_AUTH_STRING, or Prefect Cloud (then use apiKey)?"
+                    "is it the server's PREFECT_SERVER_API_AUTH_STRING, or is this Prefect Cloud (then set spec.api.apiKey instead)?"
                 }
             };
             (Reason::CredentialsRefused, format!("Prefect at {host} answered 401 to {}; {hint}", credentials.place()))
         }
-        ErrorKind::Forbidden => (
-            Reason::CredentialsRefused,
-            format!(
-                "Prefect at {host} answered 403 to {}{reading}; give its role permission to read blocks and variables",
-                credentials.place()
-            ),
-        ),
+        ErrorKind::Forbidden => {
+            let hint = match credentials {
+                Credentials::None => NO_CREDENTIALS,
+                _ => "give its role permission to read blocks and variables",
+            };
+            (
+                Reason::CredentialsRefused,
+                format!("Prefect at {host} answered 403 to {}{reading}; {hint}", credentials.place()),
+            )
+        }
         ErrorKind::NotPrefectApi => (
             Reason::NotPrefectApi,
             format!(
-                "{host} answered, but not as Prefect's API; is spec.api.url what PREFECT_API_URL holds (usually \"/api\" is missing), and is no login page in between?"
+                "{host} answered, but not as Prefect's API; is spec.api.url what PREFECT_API_URL holds (status.apiUrl is what was asked), and is no login page in between?"
             ),
         ),
         ErrorKind::Unreachable { hint } => (
@@ -76,9 +83,10 @@ pub fn failure(error: &Error, credentials: &Credentials, key: Option<&RemoteKey>
             format!("Prefect at {host} answered{reading} in a shape that is not known; is its version 2 or 3?"),
         ),
         ErrorKind::Configuration { hint } => (Reason::WorkspaceInvalid, (*hint).to_owned()),
-        ErrorKind::TooLarge => {
-            (Reason::PrefectRejected, format!("Prefect at {host} holds more{reading} than a Secret can (1 MiB)"))
-        }
+        ErrorKind::TooLarge => (
+            Reason::PrefectRejected,
+            format!("Prefect at {host} answered with more than 16 MiB{reading}; make it smaller"),
+        ),
     };
     Failure { reason, message, since: now, workspace_wide: key.is_none() }
 }

@@ -7,17 +7,20 @@ use futures::StreamExt as _;
 
 use super::failure::{Credentials, failure};
 use crate::api::Source;
-use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, Variable};
+use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, MAX_NAMES, Variable};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::suggest::nearest;
-use crate::sync::{Document, Failure, Missing, RemoteKey, Shape, Timestamp};
+use crate::sync::{Document, Failure, Missing, Reason, RemoteKey, Shape, Timestamp};
 
-/// The most names that Prefect takes in one request.
-const BATCH: usize = 200;
+/// The largest block or variable that is kept, in bytes of JSON: twice what a Secret takes, since `property` may pick
+/// a part. A block may hold 5 MB, and readings stay in memory.
+const MAX_DOCUMENT: usize = 2 * 1024 * 1024;
 /// Requests of one pass under way at once.
 const CONCURRENCY: usize = 4;
 /// The most batches that one pass halves to find keys that spoil them.
 const MOST_HALVINGS: usize = 64;
+/// The same while no batch has been answered at all: it must find one bad key of 200.
+const MOST_HALVINGS_UNANSWERED: usize = 16;
 
 /// What one pass found out about a key.
 #[derive(Debug)]
@@ -119,11 +122,12 @@ impl Reader {
         let mut batches: Vec<Batch> = remote
             .iter()
             .flat_map(|(block_type, names)| {
-                names.chunks(BATCH).map(|chunk| Batch { block_type: block_type.clone(), names: chunk.to_vec() })
+                names.chunks(MAX_NAMES).map(|chunk| Batch { block_type: block_type.clone(), names: chunk.to_vec() })
             })
             .collect();
         let mut halvings = 0;
         let mut answered = false;
+        let mut checked = false;
         let mut refused: Vec<(Batch, Error)> = Vec::new();
         let mut unlisted = Vec::new();
         while !batches.is_empty() {
@@ -140,7 +144,8 @@ impl Reader {
                             let key = batch.key(name);
                             match found.remove(&key) {
                                 Some(document) => {
-                                    pass.reads.insert(key, Read::Found(Arc::new(document), Source::Api));
+                                    let read = self.found(client, &key, document, now);
+                                    pass.reads.insert(key, read);
                                 }
                                 None if known_absent.contains(&key) => {
                                     pass.reads.insert(key, Read::StillAbsent);
@@ -149,11 +154,22 @@ impl Reader {
                             }
                         }
                     }
-                    Err(error) if error.is_batch_fault() && batch.names.len() > 1 && halvings < MOST_HALVINGS => {
-                        halvings += 1;
-                        halved.extend(batch.halves());
+                    Err(error) if is_of_these_keys(&error) => {
+                        // Some of these names, or the server as a whole?
+                        if !std::mem::replace(&mut checked, true)
+                            && let Err(error) = client.check().await
+                        {
+                            self.outage(&mut pass, &error, now);
+                            return pass;
+                        }
+                        let most = if answered { MOST_HALVINGS } else { MOST_HALVINGS_UNANSWERED };
+                        if error.is_batch_fault() && batch.names.len() > 1 && halvings < most {
+                            halvings += 1;
+                            halved.extend(batch.halves());
+                        } else {
+                            refused.push((batch, error));
+                        }
                     }
-                    Err(error) if is_of_these_keys(&error) => refused.push((batch, error)),
                     Err(error) => {
                         self.outage(&mut pass, &error, now);
                         return pass;
@@ -179,7 +195,7 @@ impl Reader {
             .buffer_unordered(CONCURRENCY);
         while let Some((result, key)) = results.next().await {
             let read = match result {
-                Ok(Some(document)) => Read::Found(Arc::new(document), Source::Api),
+                Ok(Some(document)) => self.found(client, &key, document, now),
                 Ok(None) => Read::NotFound,
                 Err(error) if is_of_these_keys(&error) => {
                     Read::Failed(failure(&error, &self.credentials, Some(&key), now))
@@ -192,6 +208,15 @@ impl Reader {
             pass.reads.insert(key, read);
         }
         pass
+    }
+
+    fn found(&self, client: &Client, key: &RemoteKey, document: Document, now: Timestamp) -> Read {
+        if document.raw().len() <= MAX_DOCUMENT {
+            return Read::Found(Arc::new(document), Source::Api);
+        }
+        let host = client.url().host_and_port();
+        let message = format!("{key} of Prefect at {host} is larger than {} MiB; make it smaller", MAX_DOCUMENT >> 20);
+        Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
     }
 
     fn outage(&self, pass: &mut Pass, error: &Error, now: Timestamp) {
@@ -232,6 +257,15 @@ impl Reader {
     /// error here costs the hint, nothing else.
     pub async fn explain(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Missing> {
         let mut lists = Lists::default();
+        let blocks = keys.iter().filter_map(|key| match key {
+            RemoteKey::Block { block_type, name } if block_type == SECRET_BLOCK => Some(name.as_str()),
+            _ => None,
+        });
+        let blocks: Vec<&str> = blocks.collect();
+        if let Some(client) = self.client.as_ref().filter(|_| !blocks.is_empty()) {
+            let namesakes = client.variables(&blocks).await.unwrap_or_default();
+            lists.namesakes = namesakes.into_iter().map(|variable| variable.name).collect();
+        }
         let mut explained = BTreeMap::new();
         for key in keys {
             let missing = match (&self.client, key) {
@@ -258,6 +292,8 @@ struct Lists {
     variables: Option<Vec<String>>,
     types: Option<Vec<String>>,
     blocks: BTreeMap<String, Vec<String>>,
+    /// Variables that are called like a missing Secret block.
+    namesakes: BTreeSet<String>,
 }
 
 impl Lists {
@@ -279,7 +315,7 @@ impl Lists {
             }
             self.blocks.insert(block_type.to_owned(), client.block_names(block_type).await.unwrap_or_default());
         }
-        if block_type == SECRET_BLOCK && client.variable(name).await.is_ok_and(|variable| variable.is_some()) {
+        if block_type == SECRET_BLOCK && self.namesakes.contains(name) {
             return Missing::IsAVariable;
         }
         let names = self.blocks.get(block_type).into_iter().flatten().map(String::as_str);

@@ -8,8 +8,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reader::Reader;
 use super::session;
-use super::slot::{Interest, Slot, State, is_delivered};
+use super::slot::{Interest, Slot, State};
 use crate::api::SyncStatus;
+use crate::sync::absence::is_delivered;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::workspace::Health;
 use crate::sync::{Dependent, Failure, Object, Reading, RemoteKey};
@@ -29,7 +30,7 @@ pub enum Setup {
     /// It can be read.
     Usable {
         /// What reads it.
-        reader: Reader,
+        reader: Box<Reader>,
         /// The longest time between refreshes.
         interval: Duration,
     },
@@ -58,6 +59,17 @@ pub struct Workspaces {
 struct Inner {
     slots: HashMap<WorkspaceKey, Slot>,
     assigned: HashMap<Dependent, WorkspaceKey>,
+    /// Never used twice, so that a session of another state is never taken for this one's.
+    last_epoch: u64,
+}
+
+impl Inner {
+    /// Drops a slot that nobody asks and that does nothing.
+    fn tidy(&mut self, key: &WorkspaceKey) {
+        if self.slots.get(key).is_some_and(|slot| slot.interests.is_empty() && matches!(slot.state, State::Unknown)) {
+            self.slots.remove(key);
+        }
+    }
 }
 
 impl Workspaces {
@@ -71,7 +83,8 @@ impl Workspaces {
     pub fn set(&self, key: &WorkspaceKey, fingerprint: &str, stale_after: Duration, setup: Setup) {
         let woken = {
             let mut inner = self.lock();
-            let slot = inner.slots.entry(key.clone()).or_default();
+            let Inner { slots, last_epoch, .. } = &mut *inner;
+            let slot = slots.entry(key.clone()).or_default();
             if let (Setup::Unusable(new), State::Unusable(old)) = (&setup, &slot.state)
                 && slot.fingerprint == fingerprint
                 && (new.reason, &new.message) == (old.reason, &old.message)
@@ -84,7 +97,8 @@ impl Workspaces {
                 return;
             }
             slot.fingerprint = fingerprint.to_owned();
-            slot.epoch += 1;
+            *last_epoch += 1;
+            slot.epoch = *last_epoch;
             slot.readings.clear();
             slot.stale_after = stale_after;
             match setup {
@@ -98,7 +112,7 @@ impl Workspaces {
                 }
                 Setup::Usable { reader, interval } => {
                     slot.health = Health::Pending;
-                    let task = session::run(self.clone(), key.clone(), slot.epoch, Arc::new(reader), interval);
+                    let task = session::supervise(self.clone(), key.clone(), slot.epoch, Arc::from(reader), interval);
                     slot.state = State::Running(AbortOnDropHandle::new(tokio::spawn(task)));
                     // Its objects hear of it with the first readings; those it had none for ask anew.
                     Vec::new()
@@ -114,9 +128,9 @@ impl Workspaces {
             let mut inner = self.lock();
             let Some(slot) = inner.slots.get_mut(key) else { return };
             let interests = std::mem::take(&mut slot.interests);
-            let epoch = slot.epoch + 1;
             let woken = interests.keys().cloned().collect();
-            *slot = Slot { interests, epoch, ..Slot::default() };
+            *slot = Slot { interests, ..Slot::default() };
+            inner.tidy(key);
             woken
         };
         self.wake.dependents(woken);
@@ -133,6 +147,7 @@ impl Workspaces {
             && let Some(slot) = inner.slots.get_mut(&before)
         {
             slot.interests.remove(&object.id);
+            inner.tidy(&before);
         }
         let slot = inner.slots.entry(object.workspace.clone()).or_default();
         let readings: BTreeMap<RemoteKey, Reading> = interest
@@ -154,6 +169,16 @@ impl Workspaces {
         }
     }
 
+    /// Notes what the target of `object` holds now: what counts as having vanished later.
+    pub fn note(&self, object: &Object, status: &SyncStatus) {
+        let mut inner = self.lock();
+        if let Some(slot) = inner.slots.get_mut(&object.workspace)
+            && let Some(noted) = slot.interests.get_mut(&object.id)
+        {
+            *noted = interest(object, status);
+        }
+    }
+
     /// Forgets an object that is gone, or that is suspended.
     pub fn forget(&self, dependent: &Dependent) {
         let mut inner = self.lock();
@@ -161,6 +186,7 @@ impl Workspaces {
             && let Some(slot) = inner.slots.get_mut(&key)
         {
             slot.interests.remove(dependent);
+            inner.tidy(&key);
         }
     }
 
@@ -210,8 +236,7 @@ impl Workspaces {
 fn interest(object: &Object, status: &SyncStatus) -> Interest {
     let mut interest: Interest = object.remote_keys().into_iter().map(|key| (key, false)).collect();
     for entry in &object.entries {
-        let delivered =
-            status.entries.iter().any(|before| before.key == entry.key && is_delivered(before.state, before.source));
+        let delivered = status.entries.iter().any(|before| before.key == entry.key && is_delivered(before));
         if delivered && let Some(held) = interest.get_mut(&entry.remote) {
             *held = true;
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::reader::{Pass, Reader};
 use super::registry::Workspaces;
@@ -17,16 +18,51 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The least time between tries with credentials that were refused; new credentials are a new session.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
 
-/// Runs until it is aborted, or until the workspace is in another state than `epoch`.
-pub(super) async fn run(
+/// The longest time between two tries, however long the interval: a server that is back should be noticed.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// How long a session rests after a panic, which is a bug: others go on, and it is tried again.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
+/// How long the search for what may have been meant by missing names may hold up what was read.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs the session until it is aborted, or until the workspace is in another state than `epoch`.
+pub(super) async fn supervise(
     workspaces: Workspaces,
     key: WorkspaceKey,
     epoch: u64,
     reader: Arc<Reader>,
     interval: Duration,
 ) {
+    loop {
+        let session = run(workspaces.clone(), key.clone(), epoch, reader.clone(), interval);
+        match AbortOnDropHandle::new(tokio::spawn(session)).await {
+            Ok(()) => return,
+            Err(_) => tracing::error!(workspace = %key, "the session panicked; it starts again in {AFTER_PANIC:?}"),
+        }
+        tokio::time::sleep(AFTER_PANIC).await;
+    }
+}
+
+/// Times of one epoch that only go forward, so that a clock that is set confirms no absence.
+struct Clock {
+    began: Timestamp,
+    since: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: Timestamp::now(), since: Instant::now() }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.began.checked_add(self.since.elapsed()).unwrap_or(self.began)
+    }
+}
+
+async fn run(workspaces: Workspaces, key: WorkspaceKey, epoch: u64, reader: Arc<Reader>, interval: Duration) {
     let Some(demand) = workspaces.with(&key, |slot| slot.demand.clone()) else { return };
     let mut server_version: Option<Option<String>> = None;
+    let clock = Clock::start();
     let mut failures = 0;
     let mut next_refresh = Instant::now();
     loop {
@@ -44,7 +80,7 @@ pub(super) async fn run(
             }
             continue;
         }
-        let now = Timestamp::now();
+        let now = clock.now();
         let mut outage = None;
         // Reading proves that all is well; the check is for a new or failing server, and for nothing to read.
         if server_version.is_none() || (refresh && wanted.is_empty()) {
@@ -58,20 +94,23 @@ pub(super) async fn run(
             None => reader.read(&wanted, &known_absent, now).await,
         };
         let Some(unexplained) = workspaces.in_epoch(&key, epoch, |slot| slot.unexplained(&pass)) else { return };
-        let explained = reader.explain(&unexplained).await;
-
-        let finished = Timestamp::now();
+        // It costs a hint where it takes too long.
+        let explained = tokio::time::timeout(EXPLAIN_TIMEOUT, reader.explain(&unexplained)).await.unwrap_or_default();
         match &pass.outage {
             None => {
-                failures = 0;
                 if refresh {
                     next_refresh = Instant::now() + interval;
+                } else if failures > 0 {
+                    // It answers again: the others should hear of it.
+                    next_refresh = Instant::now();
                 }
+                failures = 0;
             }
             Some(outage) => {
                 // The server may come back as another version.
                 server_version = None;
-                let delay = retry_delay(failures, interval, outage.reason).max(pass.retry_after.unwrap_or_default());
+                let asked = pass.retry_after.unwrap_or_default().min(LONGEST_RETRY);
+                let delay = retry_delay(failures, interval, outage.reason).max(asked);
                 tracing::warn!(workspace = %key, reason = %outage.reason, retry_in = ?delay, "{}", outage.message);
                 failures += 1;
                 next_refresh = Instant::now() + delay;
@@ -79,7 +118,7 @@ pub(super) async fn run(
         }
         let version = server_version.clone().flatten();
         let Some(merged) =
-            workspaces.in_epoch(&key, epoch, |slot| slot.merge(pass, explained, version, finished, interval))
+            workspaces.in_epoch(&key, epoch, |slot| slot.merge(pass, explained, version, (now, clock.now()), interval))
         else {
             return;
         };
@@ -91,12 +130,13 @@ pub(super) async fn run(
     }
 }
 
-/// Exponential from a second to the interval; slower where only new credentials can help.
+/// Exponential from a second to the interval; slower where only new credentials can help; five minutes at most.
 fn retry_delay(failures: u32, interval: Duration, reason: Reason) -> Duration {
+    let longest = interval.min(LONGEST_RETRY);
     if reason == Reason::CredentialsRefused {
-        return interval.max(REFUSED_RETRY);
+        return longest.max(REFUSED_RETRY);
     }
-    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures)).min(interval)
+    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures)).min(longest)
 }
 
 #[cfg(test)]
@@ -109,5 +149,6 @@ mod tests {
         let delays: Vec<u64> = (0..7).map(|n| retry_delay(n, interval, Reason::PrefectUnreachable).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(retry_delay(0, interval, Reason::CredentialsRefused), REFUSED_RETRY);
+        assert_eq!(retry_delay(99, Duration::from_secs(86_400), Reason::PrefectUnreachable), LONGEST_RETRY);
     }
 }

@@ -8,8 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::reader::{Pass, Read};
-use crate::api::Source;
-use crate::sync::absence::{Census, absent};
+use crate::sync::absence::{absent, hold};
 use crate::sync::workspace::Health;
 use crate::sync::{Absence, Answer, Dependent, Failure, Missing, Reading, RemoteKey, Timestamp};
 
@@ -23,7 +22,7 @@ pub(super) enum State {
     /// It can't be used.
     Unusable(Failure),
     /// It has a session; dropping the handle ends it.
-    Running(#[allow(dead_code, reason = "held for its Drop")] AbortOnDropHandle<()>),
+    Running(#[expect(dead_code, reason = "held for its Drop")] AbortOnDropHandle<()>),
 }
 
 /// One workspace.
@@ -74,9 +73,14 @@ impl Slot {
         self.interests.values().flat_map(|interest| interest.keys().cloned()).collect()
     }
 
-    /// Keys asked for and never answered, not even by a failure.
+    /// All keys of the objects of which some key was never read, not even with a failure: read together, so that such
+    /// an object starts from one snapshot.
     pub fn unread(&self) -> BTreeSet<RemoteKey> {
-        self.wanted().into_iter().filter(|key| !self.readings.contains_key(key)).collect()
+        self.interests
+            .values()
+            .filter(|interest| interest.keys().any(|key| !self.readings.contains_key(key)))
+            .flat_map(|interest| interest.keys().cloned())
+            .collect()
     }
 
     /// Keys whose absence is confirmed.
@@ -100,13 +104,14 @@ impl Slot {
             .collect()
     }
 
-    /// Takes in what a pass brought; `explained` says what may have been meant by missing keys.
+    /// Takes in what a pass brought; `explained` says what may have been meant by missing keys, `times` when the pass
+    /// began and ended.
     pub fn merge(
         &mut self,
         pass: Pass,
         mut explained: BTreeMap<RemoteKey, Missing>,
         server_version: Option<String>,
-        now: Timestamp,
+        times: (Timestamp, Timestamp),
         interval: Duration,
     ) -> Merged {
         self.pass += 1;
@@ -115,7 +120,7 @@ impl Slot {
         let mut changed = BTreeSet::new();
         for (key, read) in pass.reads {
             let before = self.readings.get(&key);
-            let after = self.reading(before, &key, read, &mut explained, now, interval);
+            let after = self.reading(before, &key, read, &mut explained, times, interval);
             if before.is_none_or(|before| !same(before, &after)) {
                 changed.insert(key.clone());
             }
@@ -125,22 +130,23 @@ impl Slot {
             // Every key is as unreadable as the workspace; the first failure since the last success counts.
             for key in &wanted {
                 let reading = self.readings.entry(key.clone()).or_default();
-                let since = reading.failure.as_ref().map_or(outage.since, |before| before.since);
-                let failure = Failure { since, ..outage.clone() };
+                let failure = lasting(reading.failure.as_ref(), outage);
                 if reading.failure.as_ref() != Some(&failure) {
                     reading.failure = Some(failure);
                     changed.insert(key.clone());
                 }
             }
         }
-        let census = self.hold(interval, &mut changed);
+        let delivered = self.delivered();
+        let (census, held_now) = hold(&mut self.readings, &delivered, interval);
+        changed.extend(held_now);
         let health = match pass.outage {
             Some(outage) => {
-                let since = match &self.health {
-                    Health::Failing(before) => before.since,
-                    _ => outage.since,
+                let before = match &self.health {
+                    Health::Failing(before) => Some(before),
+                    _ => None,
                 };
-                Health::Failing(Failure { since, ..outage })
+                Health::Failing(lasting(before, &outage))
             }
             None => Health::Well { server_version, census },
         };
@@ -161,7 +167,7 @@ impl Slot {
         key: &RemoteKey,
         read: Read,
         explained: &mut BTreeMap<RemoteKey, Missing>,
-        now: Timestamp,
+        (asked, answered): (Timestamp, Timestamp),
         interval: Duration,
     ) -> Reading {
         let good = |answer| Reading { answer: Some(answer), failure: None, pass: self.pass };
@@ -179,7 +185,7 @@ impl Slot {
                     Some(Answer::Absent(Absence { missing, .. })) => missing.clone(),
                     _ => explained.remove(key).unwrap_or_else(|| unexplained(key)),
                 };
-                good(Answer::Absent(absent(before, missing, now, interval)))
+                good(Answer::Absent(absent(before, missing, asked, answered, interval)))
             }
             Read::StillAbsent => Reading { failure: None, pass: self.pass, ..before.cloned().unwrap_or_default() },
             Read::Failed(failure) => {
@@ -190,24 +196,22 @@ impl Slot {
         }
     }
 
-    /// Counts what vanished, and holds every absence while most did together.
-    fn hold(&mut self, interval: Duration, changed: &mut BTreeSet<RemoteKey>) -> Census {
-        let delivered: BTreeSet<&RemoteKey> = self
-            .interests
-            .values()
-            .flat_map(|interest| interest.iter().filter(|(_, held)| **held).map(|(key, _)| key))
-            .collect();
-        let census = Census::take(delivered.iter().map(|key| (*key, self.readings.get(*key))), interval);
-        let holds = census.holds();
-        for (key, reading) in &mut self.readings {
-            if let Some(Answer::Absent(absence)) = &mut reading.answer
-                && absence.held != holds
-            {
-                absence.held = holds;
-                changed.insert(key.clone());
-            }
-        }
-        census
+    /// The keys that some target holds.
+    fn delivered(&self) -> BTreeSet<RemoteKey> {
+        let held = |interest: &Interest| {
+            interest.iter().filter(|(_, held)| **held).map(|(key, _)| key.clone()).collect::<Vec<_>>()
+        };
+        self.interests.values().flat_map(held).collect()
+    }
+}
+
+/// The failure to tell of: of an outage that goes on for the same reason the first words stand, so that nobody is
+/// woken because 502 became 503; and it lasts since its beginning.
+fn lasting(before: Option<&Failure>, now: &Failure) -> Failure {
+    match before {
+        Some(before) if before.workspace_wide && before.reason == now.reason => before.clone(),
+        Some(before) => Failure { since: before.since, ..now.clone() },
+        None => now.clone(),
     }
 }
 
@@ -221,12 +225,6 @@ fn unexplained(key: &RemoteKey) -> Missing {
         RemoteKey::Block { .. } => Missing::Block { near: None },
         RemoteKey::Variable { .. } => Missing::Variable { near: None },
     }
-}
-
-/// Whether an entry's status says that the target holds a value of Prefect's, not a default.
-pub(super) fn is_delivered(state: crate::api::EntryState, source: Option<Source>) -> bool {
-    use crate::api::EntryState::{Retained, Synced};
-    matches!((state, source), (Synced, Some(Source::Api | Source::Local)) | (Retained, _))
 }
 
 #[cfg(test)]

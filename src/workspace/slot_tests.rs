@@ -1,6 +1,7 @@
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::api::Source;
 use crate::sync::{Document, Kind, Reason, Shape};
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -36,7 +37,7 @@ fn failing(reason: Reason, second: i64) -> Failure {
 
 fn merge(slot: &mut Slot, reads: Vec<(&str, Read)>, outage: Option<Failure>, second: i64) -> Merged {
     let reads = reads.into_iter().map(|(name, read)| (key(name), read)).collect();
-    slot.merge(Pass { reads, outage, retry_after: None }, BTreeMap::new(), None, at(second), INTERVAL)
+    slot.merge(Pass { reads, outage, retry_after: None }, BTreeMap::new(), None, (at(second), at(second)), INTERVAL)
 }
 
 fn woken(merged: &Merged) -> Vec<&str> {
@@ -127,7 +128,7 @@ fn most_keys_gone_together_are_held_and_the_workspace_says_so() {
             other => panic!("{name} is {other:?}"),
         }
     }
-    assert!(matches!(slot.health, Health::Well { census, .. } if census.holds()));
+    assert!(matches!(slot.health, Health::Well { census, .. } if census.vanished == 2));
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! Which Events a plan publishes: transitions and what was done to targets, never an ordinary success.
+
+use super::Reason;
+use super::conditions::{self, Verdict};
+use super::plan::{Observed, PlannedEvent, TargetAction, version};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+pub(super) fn transition_event(observed: &Observed<'_>, verdict: &Verdict) -> Option<PlannedEvent> {
+    (verdict.reason != Reason::Suspended).then(|| transition(&observed.previous.conditions, verdict))?
+}
+
+pub(super) fn written_events(
+    observed: &Observed<'_>,
+    action: &TargetAction,
+    removed: Option<&str>,
+) -> Vec<PlannedEvent> {
+    let target = observed.object.target_display();
+    let normal = |reason, note| PlannedEvent { warning: false, reason, note };
+    let mut events = Vec::new();
+    // What was written may be another target, from before a rename.
+    let same_name = observed.previous.target.as_ref().is_some_and(|before| before.name == observed.object.target_name);
+    let edited = same_name
+        && observed.written.is_some_and(|written| observed.target.is_none_or(|target| version(target) != *written));
+    match action {
+        TargetAction::Create(_) if edited => {
+            events.push(normal(Reason::DriftRepaired, format!("{target} was deleted by someone, and is back")));
+        }
+        TargetAction::Replace { .. } if edited => {
+            events.push(normal(
+                Reason::DriftRepaired,
+                format!("{target} was edited by someone, and is as it should be again"),
+            ));
+        }
+        TargetAction::Recreate { .. } => events.push(normal(
+            Reason::TargetReplaced,
+            format!("{target} was deleted and created anew: its type changed, or it was immutable"),
+        )),
+        TargetAction::Delete { .. } => events.push(PlannedEvent {
+            warning: true,
+            reason: Reason::TargetRemoved,
+            note: format!(
+                "{target} was removed: nothing that it held is in Prefect, and spec.target.deletionPolicy is Delete"
+            ),
+        }),
+        _ => {}
+    }
+    if let Some(name) = removed {
+        events.push(normal(Reason::TargetRemoved, format!("{name} was removed: the target is now {target}")));
+    }
+    events
+}
+
+/// The Event of a transition; none for a first success.
+pub(super) fn transition(previous: &[Condition], verdict: &Verdict) -> Option<PlannedEvent> {
+    let before = conditions::ready(previous);
+    let same_reason = before.is_some_and(|c| c.reason == verdict.reason.as_str());
+    match (before.map(|c| c.status == "True"), verdict.ready) {
+        (Some(false), true) => {
+            Some(PlannedEvent { warning: false, reason: verdict.reason, note: verdict.message.clone() })
+        }
+        (Some(false), false) if same_reason => None,
+        (_, false) => Some(PlannedEvent { warning: true, reason: verdict.reason, note: verdict.message.clone() }),
+        (_, true) => None,
+    }
+}
