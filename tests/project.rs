@@ -1,5 +1,8 @@
 //! Holds what no compiler holds: who may know whom, and that what is written about the project is true.
 
+// Outside of `#[test]` functions clippy does not know that this is a test.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -6,13 +6,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::support::{self, ControlPlane, Operator, OperatorOptions, Prefect, PrefectOptions, eventually, ports};
+use crate::support::{
+    self, ControlPlane, Operator, OperatorOptions, Prefect, PrefectOptions, Proxy, eventually, ports,
+};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -56,6 +59,22 @@ pub async fn prefect() -> &'static Prefect {
         Prefect::start(PrefectOptions::default()).await
     })
     .await
+}
+
+/// Waits until the workspace behind `proxy` was refreshed `count` times from start to end.
+pub async fn passes(proxy: &Proxy, count: usize) {
+    let seen = || {
+        let requests = proxy.requests();
+        let of = |path: &str| requests.iter().filter(|request| request.ends_with(path)).count();
+        of("/block_documents/filter").max(of("/variables/filter"))
+    };
+    // The refresh under way may have begun before.
+    let enough = seen() + count + 1;
+    eventually(&format!("{count} refreshes"), SOON, async || {
+        let now = seen();
+        if now >= enough { Ok(()) } else { Err(format!("{now} of {enough} requests")) }
+    })
+    .await;
 }
 
 /// The `Ready` condition of an object.
@@ -114,6 +133,14 @@ impl World {
         .await;
     }
 
+    /// A workspace of this name whose `spec` is this (YAML or JSON).
+    pub async fn workspace_spec(&self, name: &str, spec: &str) {
+        self.apply(&format!(
+            "{{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectWorkspace, metadata: {{name: {name}}}, spec: {spec}}}"
+        ))
+        .await;
+    }
+
     /// A name in Prefect that no other test uses.
     pub fn name(&self, name: &str) -> String {
         format!("{}-{name}", self.namespace)
@@ -138,6 +165,42 @@ impl World {
     pub fn kill_operator(&self) {
         let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner).take();
         operator.expect("the operator is running").kill_now();
+    }
+
+    /// The resident memory of the running operator, in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
+        operator.as_ref().expect("the operator is running").rss_kib()
+    }
+
+    /// Every write in this namespace that the operator asked the API server for, `VERB URI CODE` each.
+    pub async fn writes(&self) -> Vec<String> {
+        let events = control_plane().await.writes_of("system:serviceaccount:prefect-sync:prefect-sync");
+        let here = events.iter().filter(|event| event["objectRef"]["namespace"] == self.namespace.as_str());
+        here.map(|event| {
+            let uri = event["requestURI"].as_str().unwrap_or_default();
+            format!("{} {uri} {}", event["verb"].as_str().unwrap_or_default(), event["responseStatus"]["code"])
+        })
+        .collect()
+    }
+
+    /// The Events on an object, oldest first: type, reason, note.
+    pub async fn events(&self, kind: &str, name: &str) -> Vec<(String, String, String)> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut events = api.list(&ListParams::default()).await.expect("listing Events").items;
+        events.sort_by_key(|event| event.event_time.clone());
+        let about = |event: &Event| {
+            event.regarding.as_ref().is_some_and(|regarding| {
+                regarding.kind.as_deref() == Some(kind) && regarding.name.as_deref() == Some(name)
+            })
+        };
+        let events = events.into_iter().filter(about);
+        events
+            .map(|event| {
+                let text = |field: Option<String>| field.unwrap_or_default();
+                (text(event.type_), text(event.reason), text(event.note))
+            })
+            .collect()
     }
 
     /// What the running operator has logged.
@@ -257,8 +320,37 @@ impl World {
         }
     }
 
+    /// Waits until `Ready` has this reason, and returns its message with TIME for every time in it.
+    #[track_caller]
+    pub fn eventually_message<'a>(
+        &'a self,
+        kind: &'a str,
+        name: &'a str,
+        reason: &'a str,
+    ) -> impl Future<Output = String> + 'a {
+        let ready = self.eventually_reason(kind, name, reason);
+        async move { timeless(&ready.await.message) }
+    }
+
     /// The resource version, which changes with every write.
     pub async fn version(&self, kind: &str, name: &str) -> String {
         self.api(kind).get(name).await.expect("reading").resource_version().expect("a version")
     }
+}
+
+/// The text with TIME for every time in it, so that whole messages can be compared.
+pub fn timeless(text: &str) -> String {
+    let time = regex::Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ").expect("a pattern");
+    time.replace_all(text, "TIME").into_owned()
+}
+
+/// The manifest of one of our kinds. JSON is YAML too.
+pub fn object(kind: &str, name: &str, spec: Value) -> String {
+    serde_json::json!({"apiVersion": "prefect-sync.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+        .to_string()
+}
+
+/// The manifest of a PrefectSecret.
+pub fn psec(name: &str, spec: Value) -> String {
+    object("PrefectSecret", name, spec)
 }

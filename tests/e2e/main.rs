@@ -9,4 +9,18 @@ mod support;
 
 mod fixture;
 
+mod absence;
+mod auth;
+mod local;
+mod messages;
+mod messages_workspace;
+mod permissions;
+mod promises;
+mod promises_beside;
+mod reconciling;
+mod resources;
 mod smoke;
+mod stored;
+mod transitions;
+mod validation;
+mod values;

@@ -86,6 +86,14 @@ impl ControlPlane {
         &self.url
     }
 
+    /// Every write that a service account asked for, oldest first: the audit log's events, one JSON value each. An
+    /// event stands there once its request was answered.
+    pub fn writes_of(&self, user: &str) -> Vec<serde_json::Value> {
+        let log = std::fs::read_to_string(self.scratch.path().join("audit.log")).unwrap_or_default();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.filter(|event| event["user"]["username"] == user).collect()
+    }
+
     /// The folder with the logs of the three parts.
     pub fn logs(&self) -> &Path {
         self.scratch.path()
@@ -181,6 +189,14 @@ pub async fn get_text(client: &Client, path: &str) -> Result<String, String> {
     client.request_text(request).await.map_err(|e| e.to_string())
 }
 
+/// Who wrote what, without bodies; reads would make the log large.
+const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+"rules": [
+    {"level": "Metadata", "userGroups": ["system:serviceaccounts:prefect-sync"],
+     "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+    {"level": "None"}
+]}"#;
+
 fn start_etcd(folder: &Path) -> (Leashed, String) {
     let url = format!("http://127.0.0.1:{}", ports::free());
     let peer = format!("http://127.0.0.1:{}", ports::free());
@@ -204,6 +220,9 @@ fn start_apiserver(folder: &Path, etcd_url: &str, token: &str) -> (Leashed, Stri
     command.arg("--service-account-key-file").arg(&key).arg("--service-account-signing-key-file").arg(&key);
     command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
     command.args(["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]);
+    let policy = folder.join("audit-policy.yaml");
+    std::fs::write(&policy, AUDIT_POLICY).expect("the scratch folder is ours");
+    command.arg("--audit-policy-file").arg(policy).arg("--audit-log-path").arg(folder.join("audit.log"));
     (Leashed::spawn(&command, &folder.join("kube-apiserver.log"), GRACE), format!("https://127.0.0.1:{port}"))
 }
 

@@ -1,0 +1,323 @@
+//! The commands that need no cluster, as a user runs them: the real binary, and a real Prefect for `render`.
+
+// Outside of `#[test]` functions clippy does not know that this is a test; a helper that fails should panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine as _;
+use clap::CommandFactory as _;
+use prefect_sync::cli::Cli;
+use serde_json::json;
+use support::{Prefect, PrefectOptions, Scratch, python};
+
+/// What a run of the binary left behind.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs the binary in an empty folder that is its home too, with none of Prefect's variables but `env`.
+fn run(home: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-sync"));
+    python::remove_prefect_variables(&mut command);
+    command.args(args).env("HOME", home).env("COLUMNS", "100").envs(env.iter().copied()).current_dir(home);
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Words of each line, as tables are padded to what is longest.
+fn words(table: &str) -> Vec<Vec<&str>> {
+    table.lines().map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn help_explains_each_flag_and_names_its_environment_variable() {
+    let scratch = Scratch::new("cli");
+    let mut cli = Cli::command();
+    cli.build();
+    let mut flags = 0;
+    for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
+        let help = run(scratch.path(), &[command.get_name(), "--help"], &[]);
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+        for flag in command.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
+            flags += 1;
+            let name = flag.get_long().unwrap();
+            let variable = flag.get_env().unwrap_or_else(|| panic!("--{name} has no variable")).to_str().unwrap();
+            assert!(variable.starts_with("PREFECT_SYNC_"), "{variable}");
+            let options = help.stdout.split("\nOptions:\n").nth(1).unwrap();
+            // `--log` begins `--log-format` too.
+            let shown = options.split(&format!("--{name}")).skip(1).find(|rest| rest.starts_with([' ', '\n']));
+            let shown = shown.unwrap_or_else(|| panic!("no --{name}")).split("\n  -").next().unwrap();
+            assert!(shown.contains(&format!("[env: {variable}=]")), "--{name} without {variable}:{shown}");
+            assert!(flag.get_help().is_some_and(|text| text.to_string().len() > 10), "--{name} is not explained");
+        }
+    }
+    assert!(flags >= 12, "only {flags} flags were looked at");
+    let version = run(scratch.path(), &["--version"], &[]);
+    assert_eq!(version.stdout, format!("prefect-sync {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn the_committed_crds_are_what_the_types_generate_one_file_a_kind() {
+    let scratch = Scratch::new("cli");
+    let generated = run(scratch.path(), &["crds", "--output", "out"], &[]);
+    assert_eq!((generated.code, generated.stdout.as_str(), generated.stderr.as_str()), (0, "", ""));
+    let files = |folder: PathBuf| {
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+            .into_iter()
+            .map(|path| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                (name, std::fs::read_to_string(&path).unwrap())
+            })
+            .collect::<Vec<_>>()
+    };
+    let committed = files(Path::new(env!("CARGO_MANIFEST_DIR")).join("crds"));
+    let fresh = files(scratch.path().join("out"));
+    let names: Vec<&str> = committed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["prefectkvs.yaml", "prefectsecrets.yaml", "prefectworkspaces.yaml"]);
+    for (committed, fresh) in committed.iter().zip(&fresh) {
+        assert!(committed == fresh, "crds/{} is stale: run `make crds`", committed.0);
+    }
+    assert_eq!(fresh.len(), 3);
+    // Without a folder the same, as one stream for `kubectl apply -f -`.
+    let printed = run(scratch.path(), &["crds"], &[]).stdout;
+    assert_eq!(printed.matches("\nkind: CustomResourceDefinition\n").count(), 3);
+    for (name, text) in &fresh {
+        assert!(printed.contains(text), "{name} is not in what is printed");
+    }
+}
+
+const OBJECTS: &str = r#"
+apiVersion: prefect-sync.dev/v1alpha1
+kind: PrefectSecret
+metadata: {name: etl, namespace: flows}
+spec:
+  data:
+    - {secretKey: PASSWORD, remoteRef: {key: password}}
+    - {secretKey: USER, remoteRef: {key: database, property: user}}
+    - {secretKey: HOST, remoteRef: {variable: host}, default: localhost}
+    - {secretKey: EXTRA, remoteRef: {key: extra}, optional: true}
+  target: {template: {metadata: {labels: {team: data}}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: agent}
+spec: {replicas: 1}
+---
+---
+apiVersion: prefect-sync.dev/v1alpha1
+kind: PrefectKV
+metadata: {name: settings, namespace: flows}
+spec:
+  data:
+    - {configMapKey: LIMITS, remoteRef: {key: limits}}
+"#;
+
+const AUTH: &str = "admin:s3cr3t";
+
+/// The file of a workspace, and the Secret that it names in the same file.
+fn workspace(url: &str, auth: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Secret
+metadata: {{name: prefect-auth, namespace: flows, labels: {{prefect-sync.dev/offer: workspace}}}}
+stringData: {{auth-string: '{auth}'}}
+---
+apiVersion: prefect-sync.dev/v1alpha1
+kind: PrefectWorkspace
+metadata: {{name: default, namespace: flows}}
+spec:
+  api: {{url: '{url}', authString: {{secretKeyRef: {{name: prefect-auth}}}}}}
+"#
+    )
+}
+
+#[tokio::test]
+async fn render_finds_the_workspace_as_prefect_does_and_shows_values_only_when_asked() {
+    let options = PrefectOptions { auth_string: Some(AUTH.to_owned()), csrf: true, ..Default::default() };
+    let prefect = Prefect::start(options).await;
+    prefect.set_secret("password", json!("hunter2 ü")).await;
+    prefect.set_secret("database", json!("{\"user\": \"bob-the-user\"}")).await;
+    prefect.set_variable_raw("limits", r#"{"b":1.5,"a":[1,2]}"#).await;
+    let home = Scratch::new("cli");
+    let write = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("objects.yaml", OBJECTS);
+    write("workspace.yaml", &workspace(prefect.url(), AUTH));
+    let table = vec![
+        vec!["OBJECT", "KEY", "SOURCE", "SIZE", "STATE"],
+        vec!["PrefectSecret/etl", "PASSWORD", "Api", "10", "B", "Synced"],
+        vec!["PrefectSecret/etl", "USER", "Api", "12", "B", "Synced"],
+        vec!["PrefectSecret/etl", "HOST", "Default", "9", "B", "Synced"],
+        vec!["PrefectSecret/etl", "EXTRA", "-", "-", "Absent"],
+        vec!["PrefectKV/settings", "LIMITS", "Api", "19", "B", "Synced"],
+    ];
+    let silent = |ran: &Ran| {
+        let text = format!("{}{}", ran.stdout, ran.stderr);
+        ["hunter2", "bob-the-user", "s3cr3t", "1.5"].iter().all(|value| !text.contains(value))
+    };
+
+    // From the files, with the Secret that the workspace names.
+    let ran = run(home.path(), &["render", "-f", "objects.yaml", "-f", "workspace.yaml"], &[]);
+    assert_eq!((words(&ran.stdout), ran.stderr.as_str(), ran.code), (table.clone(), "", 0));
+    assert!(silent(&ran));
+    let files = run(home.path(), &["render"], &[("PREFECT_SYNC_FILES", "objects.yaml,workspace.yaml")]);
+    assert_eq!(files, ran);
+
+    // From the environment, else the active profile: of the home folder, of PREFECT_HOME, or the one that is named.
+    let url = prefect.url();
+    let profiles = |active: &str| {
+        format!(
+            "active = \"{active}\"\n[profiles.here]\nPREFECT_API_URL = \"{url}\"\nPREFECT_API_AUTH_STRING = \"{AUTH}\"\n[profiles.there]\nPREFECT_API_URL = \"http://127.0.0.1:9/api\"\n"
+        )
+    };
+    write("elsewhere/profiles.toml", &profiles("here"));
+    write("named/profiles.toml", &profiles("there"));
+    let elsewhere = home.path().join("elsewhere").display().to_string();
+    let named = home.path().join("named").display().to_string();
+    let env = [("PREFECT_API_URL", url), ("PREFECT_API_AUTH_STRING", AUTH)];
+    let ways: [Vec<(&str, &str)>; 4] = [
+        env.to_vec(),
+        vec![("PREFECT_HOME", &elsewhere)],
+        vec![("PREFECT_HOME", &named), ("PREFECT_PROFILE", "here")],
+        // The environment goes first.
+        [env.to_vec(), vec![("PREFECT_HOME", &named)]].concat(),
+    ];
+    for way in &ways {
+        let ran = run(home.path(), &["render", "-f", "objects.yaml"], way);
+        assert_eq!((words(&ran.stdout), ran.stderr.as_str(), ran.code), (table.clone(), "", 0), "{way:?}");
+        assert!(silent(&ran));
+    }
+    write(".prefect/profiles.toml", &profiles("here"));
+    let ran = run(home.path(), &["render", "-f", "objects.yaml"], &[]);
+    assert_eq!((words(&ran.stdout), ran.stderr.as_str(), ran.code), (table, "", 0));
+
+    // A local config.toml is asked first, and only for what it has.
+    write(".prefect/config.toml", "[context.secrets]\npassword = \"local\"\n");
+    let ran = run(home.path(), &["render", "-f", "objects.yaml"], &[]);
+    assert_eq!(words(&ran.stdout)[1], ["PrefectSecret/etl", "PASSWORD", "Local", "5", "B", "Synced"]);
+    assert_eq!(words(&ran.stdout)[2], ["PrefectSecret/etl", "USER", "Api", "12", "B", "Synced"]);
+    std::fs::remove_file(home.path().join(".prefect/config.toml")).unwrap();
+
+    // Values only when asked for, and then exactly.
+    let yaml = ["render", "-f", "objects.yaml", "-o", "yaml"];
+    let refused = run(home.path(), &yaml, &[]);
+    let message = "prefect-sync: -o yaml prints values: add --show-values if that is what you want\n";
+    assert_eq!(refused, Ran { code: 1, stdout: String::new(), stderr: message.into() });
+    let shown = run(home.path(), &[&yaml[..], &["--show-values"]].concat(), &[]);
+    assert_eq!((shown.stderr.as_str(), shown.code), ("", 0));
+    let manifests: Vec<serde_json::Value> = serde_saphyr::from_multiple(&shown.stdout).unwrap();
+    let base64 = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    assert_eq!(manifests.len(), 2);
+    assert_eq!((&manifests[0]["kind"], &manifests[0]["type"]), (&json!("Secret"), &json!("Opaque")));
+    assert_eq!(manifests[0]["metadata"]["labels"]["team"], "data");
+    assert_eq!(
+        manifests[0]["data"],
+        json!({"PASSWORD": base64("hunter2 ü"), "USER": base64("bob-the-user"), "HOST": base64("localhost")})
+    );
+    assert_eq!(manifests[1]["kind"], "ConfigMap");
+    assert_eq!(manifests[1]["data"], json!({"LIMITS": r#"{"b":1.5,"a":[1,2]}"#}));
+
+    // One line for each entry that can't be resolved, on standard error, and the exit code of a failure.
+    write(
+        "wrong.yaml",
+        r#"
+apiVersion: prefect-sync.dev/v1alpha1
+kind: PrefectSecret
+metadata: {name: wrong, namespace: flows}
+spec:
+  data:
+    - {secretKey: GOOD, remoteRef: {key: password}}
+    - {secretKey: TYPO, remoteRef: {key: pass-word}}
+    - {secretKey: TEXT, remoteRef: {key: password, property: user}}
+    - {secretKey: PATH, remoteRef: {key: password, property: a..b}}
+"#,
+    );
+    let ran = run(home.path(), &["render", "-f", "wrong.yaml"], &[]);
+    assert_eq!(
+        ran.stderr.lines().collect::<Vec<_>>(),
+        [
+            r#"PrefectSecret/wrong TYPO: no secret block "pass-word" in workspace default; did you mean "password"?"#,
+            r#"PrefectSecret/wrong TEXT: secret block "password" holds text that is no JSON, so there is nothing to look into at "user"; leave remoteRef.property out to take it whole"#,
+            r#"PrefectSecret/wrong PATH: property "a..b" is no path: a name is missing at character 3; write a.b[0].c, or a["b.c"] for names with dots"#,
+        ]
+    );
+    assert_eq!(ran.code, 1);
+    let states: Vec<&str> = words(&ran.stdout)[1..].iter().map(|row| *row.last().unwrap()).collect();
+    assert_eq!(states, ["Resolved", "KeyNotFound", "NotJson", "PropertyInvalid"]);
+    assert!(silent(&ran));
+
+    // The workspace itself: a wrong password is neither accepted nor repeated, and nobody there is said so.
+    write("workspace.yaml", &workspace(prefect.url(), "admin:s3cr3t-no-more"));
+    let ran = run(home.path(), &["render", "-f", "objects.yaml,workspace.yaml"], &[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("answered 401 to Secret flows/prefect-auth key \"auth-string\""), "{}", ran.stderr);
+    assert!(silent(&ran));
+    let ran = run(home.path(), &["render", "-f", "objects.yaml"], &[("PREFECT_PROFILE", "there")]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.starts_with("PrefectSecret/etl: cannot reach 127.0.0.1:9: "), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 2, "one line an object, not an entry: {}", ran.stderr);
+}
+
+#[test]
+fn render_needs_no_prefect_for_local_secrets() {
+    let home = Scratch::new("cli");
+    std::fs::write(home.path().join("objects.yaml"), LOCAL).unwrap();
+    std::fs::write(home.path().join("config.toml"), "[context.secrets]\nA = \"one\"\n").unwrap();
+    let path = home.path().join("config.toml").display().to_string();
+    let ran = run(home.path(), &["render", "-f", "objects.yaml"], &[("PREFECT__USER_CONFIG_PATH", &path)]);
+    assert_eq!(words(&ran.stdout)[1..], [vec!["PrefectSecret/etl", "A", "Local", "3", "B", "Synced"]]);
+    assert_eq!((ran.stderr.as_str(), ran.code), ("", 0));
+
+    let ran = run(home.path(), &["render", "-f", "objects.yaml"], &[]);
+    assert_eq!(
+        ran,
+        Ran {
+            code: 1,
+            stdout: String::new(),
+            stderr: "prefect-sync: PrefectWorkspace default/default is in none of the files, and there is no PREFECT_API_URL, no active profile and no config.toml: give the workspace's file with -f, or set PREFECT_API_URL\n".into(),
+        }
+    );
+}
+
+const LOCAL: &str = "{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectSecret, metadata: {name: etl}, spec: {data: [{secretKey: A, remoteRef: {key: A}}]}}";
+
+#[test]
+fn a_file_that_cannot_be_used_is_named_and_nothing_of_its_content_is_shown() {
+    let home = Scratch::new("cli");
+    for (text, message) in [
+        ("kind: Secret\nstringData:\n  a: hunter2\n b: [hunter3\n", "bad.yaml, line 4: no YAML"),
+        ("kind: Secret\nstringData: [hunter2]\n", "bad.yaml, document 1: this Secret is not of the expected shape"),
+        (
+            "---\nkind: ConfigMap\ndata: [hunter2]\n",
+            "bad.yaml, document 1: this ConfigMap is not of the expected shape: invalid type: sequence, expected a map",
+        ),
+        ("kind: Deployment\n", "no PrefectSecret and no PrefectKV in the files given with -f"),
+        ("", "no PrefectSecret and no PrefectKV in the files given with -f"),
+        (
+            "kind: Deployment\n---\napiVersion: prefect-sync.dev/v1alpha1\nkind: PrefectSecret\nmetadata: {name: a}\nspec: {}\n",
+            "bad.yaml, document 2: this is no PrefectSecret: missing field `data`",
+        ),
+    ] {
+        std::fs::write(home.path().join("bad.yaml"), text).unwrap();
+        let ran = run(home.path(), &["render", "-f", "bad.yaml"], &[]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
+        assert_eq!(ran.stderr, format!("prefect-sync: {message}\n"));
+    }
+    let ran = run(home.path(), &["render", "-f", "none.yaml"], &[]);
+    assert_eq!(ran.stderr, "prefect-sync: reading none.yaml: No such file or directory (os error 2)\n");
+    assert_eq!(run(home.path(), &["render"], &[]).code, 2);
+}
