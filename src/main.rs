@@ -27,15 +27,26 @@ async fn main() -> ExitCode {
     match done.await {
         Ok(code) => code,
         Err(error) => {
-            // Once, with the whole chain.
-            eprintln!("prefect-sync: {error:#}");
+            eprintln!("prefect-sync: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// The whole chain of causes, each once: some of the libraries repeat the cause in their own text.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        told if told.contains(&cause) => told.to_owned(),
+        told => format!("{told}: {cause}"),
+    })
+}
+
 async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let mut config = kube::Config::infer().await.context("finding the cluster (service account or kubeconfig)")?;
+    let mut config = kube::Config::infer().await.context(
+        "finding the cluster: there must be a service account (in a cluster) or a kubeconfig (KUBECONFIG, ~/.kube/config)",
+    )?;
+    let cluster = config.cluster_url.to_string();
     // The client's own retries can take minutes, also for writes; ours are per object and bounded.
     config.default_retry = false;
     let client = kube::Client::try_from(config).context("connecting to the cluster")?;
@@ -48,7 +59,9 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         signal = signalled() => signal?,
         // Either ending by itself is an error that ends the process, so that it is restarted.
         ended = health => return ended.context("the health server panicked")?,
-        ended = &mut controllers => return ended.context("the controllers panicked")?,
+        ended = &mut controllers => {
+            return ended.context("the controllers panicked")?.with_context(|| format!("cluster {cluster}"));
+        }
     }
     tracing::info!("asked to stop; finishing what is under way");
     shutdown.cancel();

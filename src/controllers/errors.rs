@@ -59,7 +59,17 @@ pub fn describe_write(error: &kube::Error) -> String {
         kube::Error::Api(status) => describe_status(status),
         // The client's own text quotes what it could not parse.
         kube::Error::SerdeError(_) => "the API server's answer is not of the expected shape".to_owned(),
-        other => other.to_string(),
+        other => with_root(other),
+    }
+}
+
+/// With what is at the bottom of it: that a connection was refused is said only there.
+fn with_root(error: &kube::Error) -> String {
+    let text = error.to_string();
+    let root = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).last();
+    match root.map(ToString::to_string) {
+        Some(root) if !text.contains(&root) => format!("{text}: {root}"),
+        _ => text,
     }
 }
 
@@ -120,6 +130,7 @@ fn own_words(status: &Status) -> String {
             reason if cause.field.starts_with("data") && reason != "FieldValueRequired" => {
                 format!("{} ({reason})", cause.field)
             }
+            _ if cause.field.is_empty() => cause.message.clone(),
             _ => format!("{}: {}", cause.field, cause.message),
         })
         .collect();

@@ -4,6 +4,7 @@
 //! - [`objects`] reconciles them; [`apply`] carries out a plan's target action; [`targets`] watches targets as
 //!   metadata, by label, and wakes the object of one that someone else changed.
 //! - [`workspaces`] reconciles PrefectWorkspaces: gathers credentials and puts the session into that state.
+//! - `watching` is what all watches have in common when they fail.
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
 //!
 //! **Invariants.** Nothing is decided here that a pure function could decide. A write names the version that was
@@ -18,6 +19,7 @@ pub mod objects;
 pub mod status;
 pub mod targets;
 mod wakers;
+mod watching;
 pub mod workspaces;
 
 use std::future::Future;
@@ -28,7 +30,6 @@ use futures::FutureExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Client;
 use kube::runtime::reflector::{Lookup, Store};
-use kube::runtime::{controller, watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -131,7 +132,7 @@ async fn crds_are_there(client: &Client) -> anyhow::Result<()> {
         Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect::<Vec<_>>(),
         // Of a group that it does not know it says so in plain text, so the answer has no `reason`.
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-        Err(error) => return Err(error).context("asking the API server which kinds it serves"),
+        Err(error) => anyhow::bail!("asking the API server which kinds it serves: {}", errors::describe(&error)),
     };
     let missing: Vec<&str> = ["PrefectWorkspace", "PrefectSecret", "PrefectKV"]
         .into_iter()
@@ -157,16 +158,6 @@ where
     pub(crate) store: Store<K>,
     /// Cancelled when they have been listed once.
     pub(crate) listed: CancellationToken,
-}
-
-/// Says that a watch failed; what a reconcile failed with is said where its retry is decided.
-async fn log_watch_failure<T, E>(result: Result<T, controller::Error<E, watcher::Error>>)
-where
-    E: std::error::Error + 'static,
-{
-    if let Err(controller::Error::QueueError(error)) = result {
-        tracing::warn!("watching: {error}");
-    }
 }
 
 /// A future that ends with the shutdown, for `graceful_shutdown_on`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -19,7 +19,8 @@ use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
 use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, Workspace, place};
 use super::wakers::Woken;
-use super::{Cache, Scope, log_watch_failure, on, status};
+use super::watching::{self, Patience};
+use super::{Cache, Scope, on, status};
 use crate::api::{OWNER_ANNOTATION, SyncStatus};
 use crate::sync::conditions;
 use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView, whole_seconds};
@@ -53,7 +54,7 @@ pub(super) fn spawn<K: SyncKind>(
     let filled = listed.clone();
     let (forgetting, cache, of) = (context.clone(), store.clone(), scope.clone());
     let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(Patience::default())
         .modify(|object| {
             object.managed_fields_mut().clear();
         })
@@ -85,7 +86,8 @@ pub(super) fn spawn<K: SyncKind>(
         .reconcile_on(UnboundedReceiverStream::new(woken))
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile::<K>, error_policy::<K>, shared);
-    tasks.spawn(controller.for_each(log_watch_failure));
+    let needed = [listed.clone(), workspaces.listed.clone()];
+    watching::spawn(tasks, controller, needed, shutdown.clone());
     listed
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Scope;
 use super::context::Context;
 use super::kind::{SyncKind, TargetKind};
+use super::watching::{Failures, Patience};
 use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
 use crate::sync::Dependent;
 use crate::sync::plan::Version;
@@ -28,9 +29,10 @@ where
     let config = watcher::Config::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str()));
     let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
     tasks.spawn(async move {
-        let events = watcher(api, config).default_backoff();
+        let events = watcher(api, config).backoff(Patience::default());
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
         let mut listed = HashSet::new();
+        let mut failures = Failures::default();
         loop {
             match events.try_next().await {
                 Ok(Some(event)) => {
@@ -38,7 +40,7 @@ where
                     context.workspaces.wake_dependents(woken);
                 }
                 Ok(None) => return,
-                Err(error) => tracing::warn!(kind = %T::kind(&()), "watching targets: {error}"),
+                Err(error) => failures.say(&error),
             }
         }
     });

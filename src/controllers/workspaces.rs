@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
 use kube::core::error_boundary::InvalidObject;
@@ -21,7 +21,8 @@ use super::credentials::{Gathered, gather};
 use super::errors::Error;
 use super::kind::{Workspace, place};
 use super::wakers::Woken;
-use super::{Cache, Scope, log_watch_failure, on, status};
+use super::watching::{self, Patience};
+use super::{Cache, Scope, on, status};
 use crate::api::{OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceKind, WorkspaceStatus};
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::whole_seconds;
@@ -49,7 +50,7 @@ pub(super) fn spawn(
     let filled = listed.clone();
     let (forgetting, cache, of) = (context.workspaces.clone(), store.clone(), scope.clone());
     let stream = watcher(scope.api::<Workspace>(client.clone()), watcher::Config::default())
-        .default_backoff()
+        .backoff(Patience::default())
         .modify(|object| {
             object.managed_fields_mut().clear();
         })
@@ -85,7 +86,7 @@ pub(super) fn spawn(
         .reconcile_on(UnboundedReceiverStream::new(woken))
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile, error_policy, Arc::new(Shared { context: context.clone(), store: store.clone() }));
-    tasks.spawn(controller.for_each(log_watch_failure));
+    watching::spawn(tasks, controller, [listed.clone()], shutdown.clone());
     Cache { store, listed }
 }
 

@@ -197,7 +197,7 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
     let failure = readings
         .iter()
         .filter_map(|reading| reading.and_then(|r| r.failure.as_ref()))
-        .max_by_key(|f| !f.workspace_wide);
+        .min_by_key(|failure| failure.workspace_wide);
     let known: Vec<_> = readings
         .iter()
         .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.pass))))
@@ -233,7 +233,7 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
         .iter()
         .filter_map(|line| line.problem.as_ref().map(|problem| (line.blocks, problem)))
         // What blocks the target is said first.
-        .max_by_key(|(blocks, _)| *blocks)
+        .min_by_key(|(blocks, _)| !*blocks)
         .map(|(_, problem)| problem.clone());
     let others = lines.iter().filter(|line| line.problem.is_some()).count().saturating_sub(1);
     let more = if others == 0 { String::new() } else { format!(" (and {others} more: see status.entries)") };

@@ -1,8 +1,8 @@
 //! What the operator says of itself: logs and health.
 //!
 //! Logs go to standard error: text on a terminal, JSON elsewhere. **Invariant:** the Kubernetes client logs whole
-//! response bodies when an answer does not parse, and a Secret's body holds values: that target is silenced below
-//! ERROR, whatever filter is asked for.
+//! response bodies when an answer does not parse, and a Secret's body holds values: that target is silenced, whatever
+//! filter is asked for. What it says of failures we say ourselves, with what was being done.
 
 mod health;
 
@@ -37,7 +37,10 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         anyhow::anyhow!("log filter {filter:?}: {error}; write a level such as info, or info,prefect_sync=debug")
     })?;
     // A filter of its own: directives of spans would be looked at before any directive of this target.
-    let quiet = filter_fn(|event| !event.target().starts_with("kube_client::client") || *event.level() == Level::ERROR);
+    let quiet = filter_fn(|event| match event.target() {
+        "kube_runtime::watcher" => *event.level() != Level::WARN,
+        target => !target.starts_with("kube_client::client"),
+    });
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,

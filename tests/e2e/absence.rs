@@ -178,7 +178,7 @@ async fn under_delete_the_object_goes_with_its_last_key_and_comes_back_with_the_
     prefect.delete_block("secret", &second).await;
     eventually_no_secret(&world, "both").await;
     let message = format!(
-        "no secret block {second:?} in workspace default{CREATE}. Key \"SECOND\" was removed, as spec.target.deletionPolicy says (and 1 more: see status.entries)"
+        "no secret block {first:?} in workspace default{CREATE}. Key \"FIRST\" was removed, as spec.target.deletionPolicy says (and 1 more: see status.entries)"
     );
     eventually_ready(&world, "both", "False", "KeyNotFound", &message).await;
 
@@ -454,8 +454,11 @@ async fn promise_2_an_emptied_database_removes_nothing_not_even_after_a_restart(
             "4 of the 4 keys that targets hold vanished from Prefect together, as when a database is emptied or a permission lost: targets keep them. Restore them, or remove their entries"
         );
         let said = world.eventually_reason("PrefectSecret", "etl", "KeysVanished").await;
-        let missing = "no secret block \"three\" in workspace default";
-        assert_eq!(said.message, format!("{missing}{CREATE}. {vanished} (and 2 more: see status.entries)"));
+        let missing = "no secret block \"one\" in workspace default";
+        assert_eq!(
+            said.message,
+            format!("{missing}{CREATE}. {vanished}. Key \"ONE\" keeps its last value (and 2 more: see status.entries)")
+        );
         for key in ["ONE", "TWO", "THREE"] {
             assert_eq!(entry(&world, "etl", key).await["state"], "Retained");
         }

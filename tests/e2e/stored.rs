@@ -232,7 +232,10 @@ async fn promise_9_an_object_that_cannot_be_parsed_says_so_and_everything_else_g
     assert_eq!(code, 1);
     assert_eq!(
         operator.log().trim_end(),
-        "prefect-sync: the API server does not serve PrefectWorkspace, PrefectSecret, PrefectKV (prefect-sync.dev/v1alpha1): install the CRDs first, kubectl apply -f crds/"
+        format!(
+            "prefect-sync: cluster {}/: the API server does not serve PrefectWorkspace, PrefectSecret, PrefectKV (prefect-sync.dev/v1alpha1): install the CRDs first, kubectl apply -f crds/",
+            cluster.control_plane.url()
+        )
     );
 
     cluster.install(false);

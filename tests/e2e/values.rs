@@ -15,23 +15,22 @@ const ABSENT: &str = "; correct remoteRef.property, or add it in Prefect";
 /// The end of a message while there is no target yet.
 const NOT_WRITTEN: &str = ". The target is not written until this is solved";
 
-/// What the Secret `name` holds, as bytes.
-async fn secret_bytes(world: &World, name: &str) -> BTreeMap<String, Vec<u8>> {
+/// What the Secret `name` holds once it is synced. All of it is text, and as such easier to compare.
+async fn secret_text(world: &World, name: &str) -> BTreeMap<String, String> {
     world.eventually_reason("PrefectSecret", name, "Synced").await;
-    let secret = world.secrets().get(name).await.unwrap();
-    secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
+    world.secret_data(name).await.unwrap()
 }
 
-/// What the ConfigMap `name` holds, as bytes.
-async fn map_bytes(world: &World, name: &str) -> BTreeMap<String, Vec<u8>> {
+/// What the ConfigMap `name` holds once it is synced.
+async fn map_text(world: &World, name: &str) -> BTreeMap<String, String> {
     world.eventually_reason("PrefectKV", name, "Synced").await;
     let map = world.config_maps().get(name).await.unwrap();
     assert_eq!(map.binary_data, None, "JSON text is never binary");
-    map.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes())).collect()
+    map.data.unwrap_or_default()
 }
 
-fn expected(entries: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
-    entries.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect()
+fn expected(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 #[tokio::test]
@@ -81,20 +80,20 @@ async fn promise_8_what_prefect_serves_arrives_byte_for_byte() {
         let (name, key) = (world.name(&format!("v{at}")), format!("v{at}"));
         prefect.set_secret_raw(&name, raw).await;
         from_blocks.push(json!({"secretKey": key, "remoteRef": {"key": name}}));
-        blocks.insert(key.clone(), of_block.as_bytes().to_vec());
+        blocks.insert(key.clone(), of_block.to_string());
         if let Some(of_variable) = of_variable {
             prefect.set_variable_raw(&name, raw).await;
             from_variables.push(json!({"secretKey": key, "remoteRef": {"variable": name}}));
             map_entries.push(json!({"configMapKey": key, "remoteRef": {"key": name}}));
-            variables.insert(key, of_variable.as_bytes().to_vec());
+            variables.insert(key, of_variable.to_string());
         }
     }
     world.apply(&psec("blocks", json!({"data": from_blocks}))).await;
     world.apply(&psec("variables", json!({"data": from_variables}))).await;
     world.apply(&object("PrefectKV", "variables", json!({"data": map_entries}))).await;
-    assert_eq!(secret_bytes(&world, "blocks").await, blocks);
-    assert_eq!(secret_bytes(&world, "variables").await, variables);
-    assert_eq!(map_bytes(&world, "variables").await, variables);
+    assert_eq!(secret_text(&world, "blocks").await, blocks);
+    assert_eq!(secret_text(&world, "variables").await, variables);
+    assert_eq!(map_text(&world, "variables").await, variables);
 }
 
 /// Numbers that the real server would rewrite, in an answer that it gave otherwise: Cloud and other databases keep
@@ -141,14 +140,11 @@ async fn promise_8_numbers_keep_every_digit_and_objects_their_order() {
     world.apply(&psec("numbers", json!({"workspaceRef": {"name": "blocks"}, "data": data}))).await;
     let map = json!({"workspaceRef": {"name": "variables"}, "data": keys("configMapKey", "key")});
     world.apply(&crate::fixture::object("PrefectKV", "numbers", map)).await;
-    let mut all: BTreeMap<String, Vec<u8>> = entries
-        .iter()
-        .zip(raws.iter().chain([&object]))
-        .map(|((k, _), raw)| (k.clone(), raw.as_bytes().to_vec()))
-        .collect();
-    assert_eq!(map_bytes(&world, "numbers").await, all);
+    let mut all: BTreeMap<String, String> =
+        entries.iter().zip(raws.iter().chain([&object])).map(|((k, _), raw)| (k.clone(), raw.to_string())).collect();
+    assert_eq!(map_text(&world, "numbers").await, all);
     all.extend(expected(&[("inner", "1E5"), ("member", "1e400"), ("rest", r#"{"z":1e400,"y":-0}"#)]));
-    assert_eq!(secret_bytes(&world, "numbers").await, all);
+    assert_eq!(secret_text(&world, "numbers").await, all);
 }
 
 #[tokio::test]
@@ -191,7 +187,7 @@ async fn a_property_is_found_in_objects_in_json_texts_and_in_typed_blocks_and_nu
     let mut all = expected(&[("defaulted", "stand-in")]);
     for (at, (reference, value)) in found.iter().enumerate() {
         data.push(json!({"secretKey": format!("k{at}"), "remoteRef": reference}));
-        all.insert(format!("k{at}"), value.as_bytes().to_vec());
+        all.insert(format!("k{at}"), value.to_string());
     }
     // Prefect's own client writes the empty fields of a typed block as null: left out, or the default instead.
     data.push(json!({"secretKey": "left-out", "remoteRef": typed("aws_session_token"), "optional": true}));
@@ -203,9 +199,9 @@ async fn a_property_is_found_in_objects_in_json_texts_and_in_typed_blocks_and_nu
     let path = format!("/block_types/slug/aws-credentials/block_documents/name/{aws}?include_secrets=true");
     let document = prefect.get_text(&path).await;
     let fields: BTreeMap<String, &RawValue> = serde_json::from_str(&document).unwrap();
-    all.insert("whole".into(), fields["data"].get().as_bytes().to_vec());
+    all.insert("whole".into(), fields["data"].get().to_string());
     world.apply(&psec("found", json!({"data": data}))).await;
-    assert_eq!(secret_bytes(&world, "found").await, all);
+    assert_eq!(secret_text(&world, "found").await, all);
 
     let refused = [
         (
