@@ -101,7 +101,7 @@ pub fn refusal(status: &Status, manifest: &Manifest) -> String {
 /// How many letters and digits in a row of a value are taken for a part of it.
 const WINDOW: usize = 8;
 
-/// Letters and digits only, so that quoting and line ends hide nothing.
+/// Letters and digits only: what stands between them may have been quoted.
 fn letters(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().filter(u8::is_ascii_alphanumeric).collect()
 }
@@ -112,6 +112,15 @@ fn windows(message: &str) -> HashSet<Vec<u8>> {
 
 /// Whether the message repeats the value or a part of it; of a short value only the whole can be looked for.
 fn repeats(told: &HashSet<Vec<u8>>, message: &str, value: &[u8]) -> bool {
+    // As it is, and as JSON and Go quote it.
+    if let Ok(text) = std::str::from_utf8(value).map(str::trim)
+        && !text.is_empty()
+    {
+        let quoted = Zeroizing::new(serde_json::to_string(text).unwrap_or_default());
+        if message.contains(text) || message.contains(quoted.trim_matches('"')) {
+            return true;
+        }
+    }
     let value = Zeroizing::new(letters(value));
     if value.len() < WINDOW {
         return !value.is_empty() && letters(message.as_bytes()).windows(value.len()).any(|window| window == &**value);
@@ -135,4 +144,24 @@ fn own_words(status: &Status) -> String {
         })
         .collect();
     if status.reason == "Invalid" && !causes.is_empty() { causes.join(", ") } else { status.message.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(value: &str, message: &str) -> bool {
+        repeats(&windows(message), message, value.as_bytes())
+    }
+
+    #[test]
+    fn a_refusal_that_repeats_a_value_or_a_part_of_it_is_found_out() {
+        assert!(told("hunter2", "denied: hunter2 is weak"));
+        assert!(told("correct-horse-battery", "denied: it starts with \"correct-hors…\""));
+        assert!(told("line one\nline two", "denied: \"line one\\nline two\""));
+        assert!(told("пароль", "denied: пароль"));
+        assert!(told("#!$%&*", "denied: #!$%&*"));
+        assert!(!told("hunter2", "exceeded quota: secrets=10"));
+        assert!(!told("", "exceeded quota: secrets=10"));
+    }
 }

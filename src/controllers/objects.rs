@@ -118,7 +118,7 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
             }
         }
     };
-    let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))?;
+    let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
     // It may have been deleted while it was worked on, and nobody would forget it any more.
     if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
         shared.context.forget(&dependent(&object));
@@ -280,7 +280,7 @@ async fn finish<K: SyncKind>(
     context: &Context,
 ) -> Result<(), Error> {
     if plan.status != *previous {
-        let written = status::write::<K, _>(&context.client, resource.meta(), previous, &plan.status).await?;
+        let written = status::write::<K, _>(&context.client, resource.meta(), &plan.status).await?;
         let (mut older, cached) = (Vec::new(), resource.resource_version().unwrap_or_default());
         if let Some(before) = context.statuses.get(&object.id) {
             older = before.older;

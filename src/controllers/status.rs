@@ -7,7 +7,7 @@ use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::MANAGER;
 use super::errors::Error;
@@ -15,35 +15,41 @@ use crate::sync::conditions::{Verdict, conditions};
 use crate::sync::plan::whole_seconds;
 use crate::sync::{Reason, Timestamp};
 
-/// Brings the status from `before` to `after`.
+/// Makes `after` the status of the object that `of` is the metadata of.
 ///
-/// A merge patch, not a server-side apply: an apply is refused whole when the CRDs on the server are older than this
-/// operator and lack a field, and then no object would say anything at all.
+/// A JSON patch that tests the UID, not a server-side apply: an apply is refused whole when the CRDs on the server are
+/// older than this operator and lack a field, and then no object would say anything at all; and a UID in an apply or a
+/// merge patch of a status is no precondition.
 ///
 /// Returns the version of the object that has it; `None` when the object is gone, or is another of the same name.
 ///
 /// # Errors
 /// When the API server could not be asked, or failed.
-pub async fn write<K, S>(client: &Client, of: &ObjectMeta, before: &S, after: &S) -> Result<Option<String>, Error>
+pub async fn write<K, S>(client: &Client, of: &ObjectMeta, after: &S) -> Result<Option<String>, Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     S: Serialize,
 {
     let namespace = of.namespace.as_deref().unwrap_or_default();
     let name = of.name.as_deref().unwrap_or_default();
-    let mut status = json!(after);
-    if let (Value::Object(before), Value::Object(after)) = (json!(before), &mut status) {
-        for field in before.into_iter().map(|(field, _)| field) {
-            // What is no longer said must be taken out.
-            after.entry(field).or_insert(Value::Null);
-        }
-    }
+    let doing = || format!("writing the status of {} {namespace}/{name}", K::kind(&()));
+    let patch = json!([
+        { "op": "test", "path": "/metadata/uid", "value": of.uid },
+        { "op": "add", "path": "/status", "value": after },
+    ]);
+    let patch: json_patch::Patch =
+        serde_json::from_value(patch).map_err(|error| Error::Kube { doing: doing(), why: error.to_string() })?;
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    let patch = Patch::Merge(json!({ "metadata": { "uid": of.uid }, "status": status }));
-    match api::<K>(client, namespace).patch_status(name, &parameters, &patch).await {
+    let api = api::<K>(client, namespace);
+    match api.patch_status(name, &parameters, &Patch::<()>::Json(patch)).await {
         Ok(written) => Ok(written.metadata.resource_version),
-        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(None),
-        Err(error) => Err(Error::kube(format!("writing the status of {} {namespace}/{name}", K::kind(&())), &error)),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(None),
+        Err(error) => {
+            // A failed test and a refused status are answered alike.
+            let stored = api.get_metadata_opt(name).await.map_err(|error| Error::kube(doing(), &error))?;
+            let same = stored.is_some_and(|stored| stored.metadata.uid == of.uid);
+            if same { Err(Error::kube(doing(), &error)) } else { Ok(None) }
+        }
     }
 }
 
@@ -89,7 +95,7 @@ where
         let now = whole_seconds(Timestamp::now());
         let after = before.clone().with(conditions(before.conditions(), &verdict, generation, now), generation);
         if after != before {
-            write::<K, S>(client, &stored.metadata, &before, &after).await?;
+            write::<K, S>(client, &stored.metadata, &after).await?;
         }
     }
     Ok(message)

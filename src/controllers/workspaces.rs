@@ -131,14 +131,16 @@ async fn reconcile(object: Arc<Workspace>, shared: Arc<Shared>) -> Result<Action
             Err(invalid) => report_invalid(invalid, &key, context).await,
         }
     };
-    let action =
-        tokio::time::timeout(RECONCILE_TIMEOUT, work).await.map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))??;
-    context.workspace_tries.remove(&key);
+    let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
+    if done.is_ok() {
+        context.workspace_tries.remove(&key);
+    }
     // It may have been deleted while it was worked on: its session must not outlive it.
     if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
         context.workspaces.remove(&key);
+        context.workspace_tries.remove(&key);
     }
-    Ok(action)
+    done
 }
 
 async fn reconcile_workspace(
@@ -157,7 +159,7 @@ async fn reconcile_workspace(
     let generation = workspace.metadata.generation;
     let (after, event) = workspace_status(&previous, generation, api_url.as_deref(), &health, interval, now);
     if after != previous {
-        status::write::<PrefectWorkspace, _>(&context.client, workspace.meta(), &previous, &after).await?;
+        status::write::<PrefectWorkspace, _>(&context.client, workspace.meta(), &after).await?;
         context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
     }
     Ok(Action::requeue(if usable { USABLE_RETRY } else { UNUSABLE_RETRY }))

@@ -41,9 +41,9 @@ pub struct Census {
 
 /// Holds the absences of keys that vanished together: more than one key, and more than half of all that targets hold
 /// (`delivered`), whose absences began within two intervals. One key alone is what deleting a secret looks like. A
-/// held absence stays held until the key comes back or nobody asks for it any more, whatever else goes later.
+/// held absence stays held until the key comes back or no target holds it any more, whatever else goes later.
 ///
-/// Returns the census, and the keys that are held from now on.
+/// Returns the census, and the keys that are held from now on or not any more.
 pub fn hold(
     readings: &mut BTreeMap<RemoteKey, Reading>,
     delivered: &BTreeSet<RemoteKey>,
@@ -64,17 +64,25 @@ pub fn hold(
         .iter()
         .filter(|(_, since, _)| latest.is_some_and(|latest| elapsed(*since, latest) <= interval.saturating_mul(2)))
         .collect();
-    let mut held_now = BTreeSet::new();
+    let mut changed = BTreeSet::new();
+    // Where no target holds the key nothing can shrink.
+    for (key, reading) in readings.iter_mut().filter(|(key, _)| !delivered.contains(*key)) {
+        if let Some(Answer::Absent(absence)) = reading.answer.as_mut()
+            && std::mem::take(&mut absence.held)
+        {
+            changed.insert(key.clone());
+        }
+    }
     if together.len() > 1 && together.len() * 2 > delivered.len() {
         for (key, _, _) in together.into_iter().filter(|(_, _, held)| !held) {
             if let Some(Answer::Absent(absence)) = readings.get_mut(*key).and_then(|reading| reading.answer.as_mut()) {
                 absence.held = true;
                 vanished += 1;
-                held_now.insert((*key).clone());
+                changed.insert((*key).clone());
             }
         }
     }
-    (Census { delivered: delivered.len(), vanished }, held_now)
+    (Census { delivered: delivered.len(), vanished }, changed)
 }
 
 /// Whether an entry's status says that the target holds a value of Prefect's, not a default.
@@ -159,5 +167,16 @@ mod tests {
         assert_eq!(census, Census { delivered: 10, vanished: 6 });
         assert!(held_now.is_empty());
         assert!(matches!(&readings[&key].answer, Some(Answer::Absent(absence)) if !absence.held), "it went alone");
+    }
+
+    #[test]
+    fn what_no_target_holds_any_more_is_not_held() {
+        let (mut readings, mut delivered) = ten(&[0, 0, 0, 0, 0, 0]);
+        hold(&mut readings, &delivered, INTERVAL);
+        let key = RemoteKey::Variable { name: "k0".into() };
+        delivered.remove(&key);
+        let (census, changed) = hold(&mut readings, &delivered, INTERVAL);
+        assert_eq!(census.vanished, 5);
+        assert_eq!(changed, BTreeSet::from([key]));
     }
 }

@@ -55,6 +55,8 @@ pub(super) fn transition(previous: &[Condition], verdict: &Verdict) -> Option<Pl
     let before = conditions::ready(previous);
     let same_reason = before.is_some_and(|c| c.reason == verdict.reason.as_str());
     match (before.map(|c| c.status == "True"), verdict.ready) {
+        // What had only been waited for is a first success.
+        (Some(false), true) if before.is_some_and(|c| c.reason == Reason::Progressing.as_str()) => None,
         (Some(false), true) => {
             Some(PlannedEvent { warning: false, reason: verdict.reason, note: verdict.message.clone() })
         }

@@ -264,18 +264,18 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
         return Plan { requeue_after, ..keep(observed, now, verdict, Some(unwritten(lines, None))) };
     }
 
-    if observed.target.is_some_and(|target| target.deleting) {
+    let data: Data =
+        lines.iter().filter_map(|line| line.value.clone().map(|value| (line.status.key.clone(), value))).collect();
+    let gone = data.is_empty() && object.deletion_policy == DeletionPolicy::Delete;
+    if observed.target.is_some_and(|target| target.deleting) && !gone {
         let message = format!("{} is being deleted; it is written anew when it is gone", object.target_display());
         let verdict = Verdict::not_ready(Reason::Progressing, message);
         return Plan {
             requeue_after: Some(DELETING_RETRY),
-            ..keep(observed, now, verdict, Some(unwritten(lines, current)))
+            ..keep(observed, now, verdict, Some(unwritten(lines, None)))
         };
     }
 
-    let data: Data =
-        lines.iter().filter_map(|line| line.value.clone().map(|value| (line.status.key.clone(), value))).collect();
-    let gone = data.is_empty() && object.deletion_policy == DeletionPolicy::Delete;
     let manifest = Manifest::new(object, observed.target, data);
     if manifest.size() > MAX_TARGET_BYTES {
         let message = format!(
@@ -356,7 +356,7 @@ fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) -> TargetActi
     if gone {
         // One that only accepts us holds nothing of ours yet.
         return match ownership(observed.object, target) {
-            Ownership::Ours => TargetAction::Delete { name: target.name.clone(), version },
+            Ownership::Ours if !target.deleting => TargetAction::Delete { name: target.name.clone(), version },
             _ => TargetAction::Keep,
         };
     }

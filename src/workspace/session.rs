@@ -33,8 +33,9 @@ pub(super) async fn supervise(
     reader: Arc<Reader>,
     interval: Duration,
 ) {
+    let clock = Clock::start();
     loop {
-        let session = run(workspaces.clone(), key.clone(), epoch, reader.clone(), interval);
+        let session = run(workspaces.clone(), key.clone(), (epoch, clock), reader.clone(), interval);
         match AbortOnDropHandle::new(tokio::spawn(session)).await {
             Ok(()) => return,
             Err(_) => tracing::error!(workspace = %key, "the session panicked; it starts again in {AFTER_PANIC:?}"),
@@ -44,6 +45,7 @@ pub(super) async fn supervise(
 }
 
 /// Times of one epoch that only go forward, so that a clock that is set confirms no absence.
+#[derive(Clone, Copy)]
 struct Clock {
     began: Timestamp,
     since: Instant,
@@ -59,10 +61,15 @@ impl Clock {
     }
 }
 
-async fn run(workspaces: Workspaces, key: WorkspaceKey, epoch: u64, reader: Arc<Reader>, interval: Duration) {
+async fn run(
+    workspaces: Workspaces,
+    key: WorkspaceKey,
+    (epoch, clock): (u64, Clock),
+    reader: Arc<Reader>,
+    interval: Duration,
+) {
     let Some(demand) = workspaces.with(&key, |slot| slot.demand.clone()) else { return };
     let mut server_version: Option<Option<String>> = None;
-    let clock = Clock::start();
     let mut failures = 0;
     let mut next_refresh = Instant::now();
     loop {
@@ -80,7 +87,9 @@ async fn run(workspaces: Workspaces, key: WorkspaceKey, epoch: u64, reader: Arc<
             }
             continue;
         }
-        let now = clock.now();
+        let asked = clock.now();
+        // Since when a failure lasts is told to people, and compared with the time of day.
+        let now = Timestamp::now();
         let mut outage = None;
         // Reading proves that all is well; the check is for a new or failing server, and for nothing to read.
         if server_version.is_none() || (refresh && wanted.is_empty()) {
@@ -117,8 +126,8 @@ async fn run(workspaces: Workspaces, key: WorkspaceKey, epoch: u64, reader: Arc<
             }
         }
         let version = server_version.clone().flatten();
-        let Some(merged) =
-            workspaces.in_epoch(&key, epoch, |slot| slot.merge(pass, explained, version, (now, clock.now()), interval))
+        let Some(merged) = workspaces
+            .in_epoch(&key, epoch, |slot| slot.merge(pass, explained, version, (asked, clock.now()), interval))
         else {
             return;
         };

@@ -73,14 +73,27 @@ impl Slot {
         self.interests.values().flat_map(|interest| interest.keys().cloned()).collect()
     }
 
-    /// All keys of the objects of which some key was never read, not even with a failure: read together, so that such
-    /// an object starts from one snapshot.
+    /// The keys that were never read, not even with a failure, and all that must be read with them: an object's keys
+    /// are read together, so that its target is one snapshot, and so are the keys of every object that shares one.
     pub fn unread(&self) -> BTreeSet<RemoteKey> {
-        self.interests
+        let mut keys: BTreeSet<RemoteKey> = self
+            .interests
             .values()
-            .filter(|interest| interest.keys().any(|key| !self.readings.contains_key(key)))
-            .flat_map(|interest| interest.keys().cloned())
-            .collect()
+            .flat_map(BTreeMap::keys)
+            .filter(|key| !self.readings.contains_key(key))
+            .cloned()
+            .collect();
+        loop {
+            let before = keys.len();
+            for interest in self.interests.values().filter(|interest| interest.len() > 1) {
+                if interest.keys().any(|key| keys.contains(key)) {
+                    keys.extend(interest.keys().cloned());
+                }
+            }
+            if keys.len() == before {
+                return keys;
+            }
+        }
     }
 
     /// Keys whose absence is confirmed.

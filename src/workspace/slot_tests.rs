@@ -139,3 +139,14 @@ fn a_key_that_nobody_asks_for_any_more_is_forgotten() {
     merge(&mut slot, vec![("a", found("1"))], None, 30);
     assert!(!slot.readings.contains_key(&key("b")));
 }
+
+#[test]
+fn a_new_key_is_read_with_all_that_shares_an_object_with_it() {
+    let mut slot = slot(&[("one", &["user", "password"]), ("two", &["user", "host"]), ("else", &["other"])]);
+    let all = || ["user", "password", "host", "other"].map(|name| (name, found("1"))).into();
+    merge(&mut slot, all(), None, 0);
+    assert!(slot.unread().is_empty());
+    slot.interests.insert(object("new"), BTreeMap::from([(key("password"), false), (key("token"), false)]));
+    let expected: BTreeSet<RemoteKey> = ["token", "password", "user", "host"].map(key).into();
+    assert_eq!(slot.unread(), expected, "but not what has nothing to do with it");
+}
