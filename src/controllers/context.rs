@@ -77,6 +77,11 @@ impl Context {
     /// Publishes Events. One that can't be published is logged; it fails nothing.
     pub async fn publish(&self, events: Vec<PlannedEvent>, about: &ObjectReference) {
         for event in events {
+            // For those who read logs: what has no Event is no news.
+            let (kind, namespace) =
+                (about.kind.as_deref().unwrap_or_default(), about.namespace.as_deref().unwrap_or_default());
+            let name = about.name.as_deref().unwrap_or_default();
+            tracing::info!(object = %format_args!("{kind} {namespace}/{name}"), reason = %event.reason, "{}", event.note);
             let event = Event {
                 type_: if event.warning { EventType::Warning } else { EventType::Normal },
                 reason: event.reason.to_string(),

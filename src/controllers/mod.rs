@@ -117,7 +117,11 @@ pub async fn run(
         targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
         targets::spawn::<PrefectKV, ConfigMap>(&mut tasks, &scope, &context, &shutdown);
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespaces = ?context.options.namespaces, "watching");
+    let namespaces = match context.options.namespaces.as_slice() {
+        [] => "all".to_owned(),
+        some => some.join(", "),
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespaces, "watching");
     while let Some(ended) = tasks.join_next().await {
         ended.context("a controller panicked")?;
         anyhow::ensure!(shutdown.is_cancelled(), "a controller ended by itself");

@@ -9,7 +9,7 @@ use super::events::{transition_event, written_events};
 use super::lines::{Line, current_data, done, keep_lines, line, unwritten};
 use super::reading::{Failure, Reading};
 use super::resolve::resolve;
-use super::suggest::nearest;
+use super::suggest::no_workspace;
 use super::target::{Data, Manifest, Ownership, Target, ownership};
 use super::value::MAX_TARGET_BYTES;
 use super::{Object, Reason, RemoteKey, Timestamp};
@@ -25,6 +25,9 @@ const DELETING_RETRY: Duration = Duration::from_secs(5);
 
 /// How long a new object may be without a status before it says that it is being worked on.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a new object's workspace may be unknown: both may be of one file, and each kind has a watch of its own.
+const NEIGHBOURS: Duration = Duration::from_secs(2);
 
 /// What a message says of a target that does not exist yet.
 pub const NOT_WRITTEN: &str = "The target is not written until this is solved";
@@ -162,7 +165,13 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     match observed.workspace {
         WorkspaceView::Pending => pending(observed, now),
         WorkspaceView::Missing { others } => {
-            let message = no_workspace(object, others);
+            if let Some(left) = left_of(NEIGHBOURS, observed, now) {
+                return Plan { requeue_after: Some(left), ..wait(observed) };
+            }
+            let mut message = no_workspace(object, others);
+            if current_data(observed).is_some() {
+                message = sentences(&message, &unchanged(observed, now));
+            }
             keep(observed, now, Verdict::not_ready(Reason::WorkspaceNotFound, message), None)
         }
         WorkspaceView::Unusable(failure) => outage(observed, failure, keep_lines(observed, failure), now),
@@ -170,24 +179,11 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     }
 }
 
-fn no_workspace(object: &Object, others: &[String]) -> String {
-    let workspace = &object.workspace;
-    let next = match nearest(&workspace.name, others.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean {near:?}?"),
-        None if others.is_empty() => "create one or set spec.workspaceRef".to_owned(),
-        None => format!("create one or set spec.workspaceRef; there is {}", listed(others)),
-    };
-    format!("no {} {:?} in {:?}; {next}", workspace.kind.as_str(), workspace.name, workspace.namespace)
-}
-
-/// The first few.
-fn listed(names: &[String]) -> String {
-    const MOST: usize = 5;
-    let mut text = names[..names.len().min(MOST)].join(", ");
-    if names.len() > MOST {
-        text.push_str(", …");
-    }
-    text
+/// What is left of `grace` for an object that is new and has said nothing yet.
+fn left_of(grace: Duration, observed: &Observed<'_>, now: Timestamp) -> Option<Duration> {
+    let said = observed.previous.observed_generation.is_some();
+    let age = observed.object.created.filter(|_| !said).map(|created| elapsed(created, now))?;
+    grace.checked_sub(age).filter(|left| !left.is_zero())
 }
 
 fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
@@ -380,9 +376,8 @@ fn pending(observed: &Observed<'_>, now: Timestamp) -> Plan {
     if observed.previous.observed_generation.is_some() {
         return wait(observed);
     }
-    let silent = observed.object.created.map_or(SILENCE, |created| elapsed(created, now));
-    if silent < SILENCE {
-        return Plan { requeue_after: Some(SILENCE - silent), ..wait(observed) };
+    if let Some(left) = left_of(SILENCE, observed, now) {
+        return Plan { requeue_after: Some(left), ..wait(observed) };
     }
     let message = format!("waiting for the first answers of {}", observed.object.workspace);
     let verdict = Verdict::not_ready(Reason::Progressing, message);

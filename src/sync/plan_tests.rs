@@ -105,11 +105,15 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
+        self.plan_with(WorkspaceView::Usable)
+    }
+
+    fn plan_with(&self, workspace: WorkspaceView<'_>) -> Plan {
         plan(
             &Observed {
                 object: &self.object,
                 previous: &self.status,
-                workspace: WorkspaceView::Usable,
+                workspace,
                 stale_after: STALE_AFTER,
                 readings: &self.readings,
                 target: self.target.as_ref(),
@@ -485,6 +489,22 @@ fn a_key_that_another_one_blocks_from_going_is_still_there() {
     world.settle();
     assert_eq!(world.status.entries[0].state, EntryState::Retained);
     assert!(world.data().contains_key("A"));
+}
+
+#[test]
+fn a_workspace_that_comes_with_its_objects_is_not_missed_at_once() {
+    let mut world = World::new(&["A"]);
+    let plan = |world: &World| world.plan_with(WorkspaceView::Missing { others: &[] });
+    let waiting = plan(&world);
+    assert_eq!((waiting.status, waiting.events.len()), (SyncStatus::default(), 0));
+    assert_eq!(waiting.requeue_after, Some(NEIGHBOURS));
+    world.now = 2;
+    assert_eq!(plan(&world).events[0].reason, Reason::WorkspaceNotFound);
+    // One that had a workspace misses it at once.
+    world.now = 1;
+    world.found("A", "\"1\"");
+    world.settle();
+    assert_eq!(plan(&world).events[0].reason, Reason::WorkspaceNotFound);
 }
 
 #[test]

@@ -37,8 +37,10 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         anyhow::anyhow!("log filter {filter:?}: {error}; write a level such as info, or info,prefect_sync=debug")
     })?;
     // A filter of its own: directives of spans would be looked at before any directive of this target.
-    let quiet = filter_fn(|event| match event.target() {
-        "kube_runtime::watcher" => *event.level() != Level::WARN,
+    let quiet = filter_fn(|about| match about.target() {
+        "kube_runtime::watcher" => *about.level() != Level::WARN,
+        // Our lines name their object; the controller's span would name it once more.
+        "kube_runtime::controller" => !about.is_span(),
         target => !target.starts_with("kube_client::client"),
     });
     let json = match format {

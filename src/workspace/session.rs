@@ -71,6 +71,8 @@ async fn run(
     let Some(demand) = workspaces.with(&key, |slot| slot.demand.clone()) else { return };
     let mut server_version: Option<Option<String>> = None;
     let mut failures = 0;
+    // The failure that was logged last.
+    let mut said: Option<String> = None;
     let mut next_refresh = Instant::now();
     loop {
         let refresh = Instant::now() >= next_refresh;
@@ -114,13 +116,21 @@ async fn run(
                     next_refresh = Instant::now();
                 }
                 failures = 0;
+                if said.take().is_some() {
+                    tracing::info!(workspace = %key, "can be read again");
+                }
             }
             Some(outage) => {
                 // The server may come back as another version.
                 server_version = None;
                 let asked = pass.retry_after.unwrap_or_default().min(LONGEST_RETRY);
                 let delay = retry_delay(failures, interval, outage.reason).max(asked);
-                tracing::warn!(workspace = %key, reason = %outage.reason, retry_in = ?delay, "{}", outage.message);
+                // Once: an outage may last, and the workspace's condition says that it does.
+                if said.replace(outage.message.clone()).as_ref() == Some(&outage.message) {
+                    tracing::debug!(workspace = %key, reason = %outage.reason, retry_in = ?delay, "{}", outage.message);
+                } else {
+                    tracing::warn!(workspace = %key, reason = %outage.reason, retry_in = ?delay, "{}", outage.message);
+                }
                 failures += 1;
                 next_refresh = Instant::now() + delay;
             }

@@ -20,6 +20,7 @@ mod promises_beside;
 mod reconciling;
 mod resources;
 mod smoke;
+mod starting;
 mod stored;
 mod transitions;
 mod validation;

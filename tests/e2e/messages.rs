@@ -113,8 +113,8 @@ async fn each_mistake_in_an_entry_is_said_in_one_message() {
         ("null-field", "key: NS-prod-aws, blockType: aws-credentials, property: profile_name", "", "PropertyNotFound",
             r#"aws-credentials block "NS-prod-aws" has no value at "profile_name": it is unset in Prefect. "#),
         // Names inside a secret are never told.
-        ("no-member", "key: NS-dsn, property: canaryuser.pass", "", "PropertyNotFound",
-            r#"secret block "NS-dsn" has nothing at "canaryuser.pass"; correct remoteRef.property, or add it in Prefect. "#),
+        ("no-member", "key: NS-dsn, property: pass", "", "PropertyNotFound",
+            r#"secret block "NS-dsn" has nothing at "pass"; correct remoteRef.property, or add it in Prefect. "#),
         ("no-json", "key: NS-db-password, property: a.b", "", "NotJson",
             r#"secret block "NS-db-password" holds text that is no JSON, so there is nothing to look into at "a.b"; leave remoteRef.property out to take it whole. "#),
         ("masked", "key: NS-db-password", "workspaceRef: {name: masking}", "ValueMasked",
@@ -135,7 +135,7 @@ async fn each_mistake_in_an_entry_is_said_in_one_message() {
         eventually_says(&world, "PrefectSecret", name, reason, &message).await;
     }
     let told = world.get("PrefectSecret", "no-member").await["status"].to_string();
-    assert!(!told.contains("canaryname"), "{told}");
+    assert!(!told.contains("canary"), "{told}");
 
     // The same mistake in an object that is delivered already: the target stays, and it says since when.
     let good = object("delivered", &format!("key: {}", world.name("db-password")), "");
