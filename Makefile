@@ -21,9 +21,10 @@ run: ## Run the operator against the cluster of the current kubeconfig
 crds: ## Generate crds/ from the Rust types
 	$(CARGO) run --locked -- crds --output crds
 
-lint: ## Check the formatting and run clippy, warnings are errors
+lint: ## Check the formatting, clippy and the docs; warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet
 
 fmt: ## Format the code
 	$(CARGO) fmt

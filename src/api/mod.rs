@@ -6,6 +6,9 @@
 //! **Invariant:** no field has a schema default: a GitOps tool would see a diff. Defaults are applied by
 //! [`sync`](crate::sync), where they are documented on the field.
 
+// The docs are what `kubectl explain` says, where addresses are plain text.
+#![allow(rustdoc::bare_urls)]
+
 mod common;
 mod kv;
 mod secret;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Everything that decides lives here, so that a decision can be tested without a cluster:
-//! [`resolve`] turns one entry and its reading into a value, an absence or a failure; [`plan`] puts the
+//! [`resolve`] turns one entry and its reading into a value, an absence or a failure; [`plan()`] puts the
 //! design's table of absence and failure over them; [`conditions`] and [`reason`] say it.
 //!
 //! **Invariants.** Nothing here does I/O. No `Debug`, `Display`, status, event or message holds a value.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - [`reader`] reads a set of keys once, in batches of exact names; it remembers nothing.
-//! - [`session`] is the loop that decides when to read, and merges what came back.
+//! - `session` is the loop that decides when to read, and merges what came back.
 //! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them.
 //! - [`failure`] puts Prefect's errors into the words of conditions.
 //!

@@ -51,10 +51,11 @@ impl ControlPlane {
             connection.map(drop).map_err(|e| format!("{address}: {e}"))
         })
         .await;
-        // The API server makes its own certificate on its way up.
-        let ca = folder.join("certs/apiserver.crt");
+        // The API server makes its own certificate on its way up, and writes the key after it: until then the
+        // certificate may be half there.
+        let (ca, key) = (folder.join("certs/apiserver.crt"), folder.join("certs/apiserver.key"));
         apiserver
-            .until_ready(START_UP, async || ca.exists().then_some(()).ok_or_else(|| "no certificate yet".to_owned()))
+            .until_ready(START_UP, async || key.exists().then_some(()).ok_or_else(|| "no certificate yet".to_owned()))
             .await;
         let kubeconfig = folder.join("admin.kubeconfig");
         write_kubeconfig(&kubeconfig, &url, &ca, &token, "default");
