@@ -21,8 +21,8 @@
 //! |---|---|
 //! | [`api`] | the custom resource types and nothing else |
 //! | [`sync`] | the pure core: every decision, no I/O, no clock |
-//! | [`prefect`] | speaks to Prefect: REST, errors, auth, `config.toml`, profiles |
-//! | [`workspace`] | one session per workspace: what is asked for, readings, when to refresh |
+//! | [`prefect`] | speaks to Prefect: REST, events, errors, auth, request budget, `config.toml`, profiles |
+//! | [`workspace`] | one session per workspace: reads, refreshes, listens to events |
 //! | [`controllers`] | the Kubernetes side: watches, gather → plan → apply → status |
 //! | [`render`] | the same pipeline for files, without a cluster |
 //! | [`telemetry`] | logs and health |
@@ -31,15 +31,16 @@
 //! ## The way of a value
 //! 1. A reconcile tells its workspace which keys the object asks for ([`workspace::Workspaces::observe`]) and gets
 //!    what is known of them. What is not known yet is read; the object is woken when it is.
-//! 2. The session reads all keys of all objects of a workspace together, in batches of exact names, compares each
-//!    with the reading before, and wakes only objects one of whose readings changed.
+//! 2. The session reads all keys of all objects of a workspace together, in batches of exact names: new ones at once,
+//!    those that an event announces a moment later, all when they are due. It compares each with the reading before,
+//!    and wakes only objects one of whose readings changed ([`sync::snapshot`]).
 //! 3. [`sync::plan()`] takes the object, its readings and the target as it exists, and says what to write, which
 //!    status, which Events, and when to look again.
 //! 4. [`controllers::apply`] writes, naming the version that was seen; then the status, only where it differs.
 //!
 //! ## Architecture invariants
 //! - `api ← sync ← controllers`, `prefect ← workspace ← controllers`; nothing points back. `sync` knows no client,
-//!   no async runtime, no clock; `tests/rooms.rs` reads the sources and holds this.
+//!   no async runtime, no clock; `tests/project.rs` reads the sources and holds this.
 //! - Values live in zeroizing memory and leave it only into the target. No log, Event, status, error text or
 //!   `Debug` shows one; response bodies are never logged.
 //! - A failure removes nothing. What a confirmed absence does is a table in [`sync::plan()`].

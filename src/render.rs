@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -23,12 +24,12 @@ use crate::controllers::credentials::{Named, gather};
 use crate::controllers::errors::Error;
 use crate::controllers::kind::{SyncKind as _, TargetKind as _};
 use crate::prefect::{ApiUrl, Auth, Client, Connection, LocalSecrets, discover};
-use crate::sync::absence::absent;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::{NOT_WRITTEN, Observed, WorkspaceView, plan, whole_seconds};
-use crate::sync::{Answer, Failure, Kind, Manifest, Object, Reading, RemoteKey, TargetAction, Timestamp, conditions};
+use crate::sync::snapshot::{Interest, Snapshot, Times};
+use crate::sync::{Failure, Kind, Manifest, Object, TargetAction, Timestamp, conditions};
 use crate::workspace::failure::Credentials;
-use crate::workspace::reader::Read;
+use crate::workspace::reader::Pass;
 use crate::workspace::{Reader, Setup};
 
 /// What the files hold.
@@ -87,7 +88,7 @@ pub async fn render(args: &RenderArgs) -> anyhow::Result<ExitCode> {
 /// What a workspace said.
 struct Readings {
     outage: Option<Failure>,
-    readings: BTreeMap<RemoteKey, Reading>,
+    snapshot: Snapshot,
 }
 
 fn render_object(
@@ -103,7 +104,7 @@ fn render_object(
         previous: &SyncStatus::default(),
         workspace: view,
         stale_after: Duration::ZERO,
-        readings: &workspace.readings,
+        readings: &workspace.snapshot.readings(&object.id),
         target: None,
         old_target: None,
         written: None,
@@ -220,33 +221,21 @@ impl Files {
         };
         let reader = match setup {
             Setup::Usable { reader, .. } => reader,
-            Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), readings: BTreeMap::new() }),
+            Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), snapshot: Snapshot::default() }),
         };
         if let Err(failure) = reader.check(now).await {
-            return Ok(Readings { outage: Some(failure), readings: BTreeMap::new() });
+            return Ok(Readings { outage: Some(failure), snapshot: Snapshot::default() });
         }
-        let keys = objects.iter().flat_map(|object| object.remote_keys()).collect();
-        let pass = reader.read(&keys, &Default::default(), now).await;
-        let missing =
-            pass.reads.iter().filter(|(_, read)| matches!(read, Read::NotFound)).map(|(key, _)| key.clone()).collect();
-        let mut explained = reader.explain(&missing).await;
-        let readings = pass
-            .reads
-            .into_iter()
-            .filter_map(|(key, read)| {
-                let (answer, failure) = match read {
-                    Read::Found(document, source) => (Some(Answer::Found { document, source }), None),
-                    Read::NotFound => {
-                        let missing = explained.remove(&key)?;
-                        (Some(Answer::Absent(absent(None, missing, now, now, Duration::ZERO))), None)
-                    }
-                    Read::StillAbsent => return None,
-                    Read::Failed(failure) => (None, Some(failure)),
-                };
-                Some((key, Reading { answer, failure, pass: 0 }))
-            })
-            .collect();
-        Ok(Readings { outage: pass.outage, readings })
+        let mut snapshot = Snapshot::default();
+        for object in objects {
+            snapshot.observe(&object.id, Interest::of(object, &SyncStatus::default()));
+        }
+        let (pass, before) = snapshot.begin_pass(&snapshot.unread().clone());
+        let Pass { reads, outage, .. } = reader.read(&before, now).await;
+        let explained = reader.explain(&snapshot.unexplained(&reads)).await;
+        let times = Times { asked: now, answered: now, at: Duration::ZERO };
+        snapshot.merge(pass, reads, explained, times, Duration::ZERO);
+        Ok(Readings { outage, snapshot })
     }
 }
 
@@ -262,8 +251,9 @@ fn discovered(key: &WorkspaceKey) -> anyhow::Result<Reader> {
     let mut reader = Reader { client: None, local: None, credentials: Credentials::None };
     if let Some(path) = &found.config_toml {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        reader.local =
-            Some(LocalSecrets::parse(&text).with_context(|| format!("{} is no config.toml", path.display()))?);
+        reader.local = Some(Arc::new(
+            LocalSecrets::parse(&text).with_context(|| format!("{} is no config.toml", path.display()))?,
+        ));
     }
     if let Some(url) = &found.url {
         let url = ApiUrl::parse(url, None, None).with_context(|| format!("PREFECT_API_URL from {}", found.source))?;

@@ -212,6 +212,17 @@ pub(crate) fn duration_rule(limits: &str, message: &str) -> Rule {
     Rule::new(format!("self.matches(r'{DURATION_PATTERN}') && {limits}")).message(message)
 }
 
+/// The least of a refresh interval.
+pub const LEAST_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The rule of every refresh interval.
+pub(crate) fn interval_rule() -> Rule {
+    duration_rule(
+        "duration(self) >= duration('1s') && duration(self) <= duration('24h')",
+        "refreshInterval must be a duration from 1s to 24h, such as 30s, 5m or 1h30m",
+    )
+}
+
 pub(crate) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "pattern": DURATION_PATTERN, "maxLength": 32, "nullable": true })
 }

@@ -1,12 +1,13 @@
 //! `PrefectKV`: variables that become a ConfigMap.
 
+use kube::core::Duration as GoDuration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
     CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata, WorkspaceRef,
-    key_rule, name_rule,
+    duration_schema, interval_rule, key_rule, name_rule,
 };
 
 /// Prefect variables that become one ConfigMap. It reads variables only, so that nothing secret ends in a
@@ -41,6 +42,12 @@ pub struct PrefectKVSpec {
     /// The ConfigMap to write. Default: one of the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ConfigMapTarget>,
+    /// The longest a change in Prefect may go unseen, from 1s to 24h, shorter or longer than the workspace's. A key
+    /// that several objects ask for is read as often as one of them needs. Default: the workspace's refreshInterval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    #[x_kube(validation = interval_rule())]
+    pub refresh_interval: Option<GoDuration>,
     /// While true nothing is read or written for this object, and its ConfigMap stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

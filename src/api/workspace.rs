@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{duration_or, duration_rule, duration_schema};
+use super::common::{LEAST_INTERVAL, duration_or, duration_rule, duration_schema, interval_rule};
 
 /// Default of `spec.refreshInterval`.
 pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
@@ -31,6 +31,7 @@ pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(600);
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Server", type_ = "string", json_path = ".status.serverVersion"),
+    printcolumn(name = "Changes", type_ = "string", json_path = ".status.events.mode"),
     printcolumn(name = "URL", type_ = "string", json_path = ".status.apiUrl", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -46,7 +47,7 @@ pub struct PrefectWorkspaceSpec {
     /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
-    #[x_kube(validation = duration_rule("duration(self) >= duration('1s') && duration(self) <= duration('24h')", "refreshInterval must be a duration from 1s to 24h, such as 30s, 5m or 1h30m"))]
+    #[x_kube(validation = interval_rule())]
     pub refresh_interval: Option<GoDuration>,
     /// How long the objects of this workspace stay Ready on their last good values while Prefect can't be read.
     /// The workspace itself says so at once. At most 720h. Default: 10m.
@@ -60,7 +61,7 @@ impl PrefectWorkspaceSpec {
     /// `refreshInterval`, or its default.
     #[must_use]
     pub fn refresh_interval(&self) -> Duration {
-        duration_or(self.refresh_interval, DEFAULT_REFRESH_INTERVAL).max(Duration::from_secs(1))
+        duration_or(self.refresh_interval, DEFAULT_REFRESH_INTERVAL).max(LEAST_INTERVAL)
     }
 
     /// `staleAfter`, or its default.
@@ -173,4 +174,27 @@ pub struct WorkspaceStatus {
     /// The version that the server says it is; `cloud` where it says none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_version: Option<String>,
+    /// How changes in Prefect are noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventsStatus>,
+}
+
+/// How changes in Prefect are noticed.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventsStatus {
+    /// Streaming: Prefect's events announce them within a second. Polling: they are seen at the next refresh.
+    pub mode: EventsMode,
+    /// Why there is no stream of events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Streaming: Prefect's events announce changes within a second. Polling: changes are seen at the next refresh.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum EventsMode {
+    /// Events announce changes.
+    Streaming,
+    /// Changes are seen at the next refresh.
+    Polling,
 }

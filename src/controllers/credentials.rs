@@ -1,5 +1,7 @@
 //! Gathers what a workspace names: its address, credentials, certificates and local secrets.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -111,7 +113,7 @@ impl<N: Named> Gathering<'_, N> {
         if let Some(local) = &workspace.spec.local {
             match self.secret(&local.config_toml.secret_key_ref, "config.toml").await? {
                 Ok(found) => match local_secrets(&found) {
-                    Ok(secrets) => reader.local = Some(secrets),
+                    Ok(secrets) => reader.local = Some(Arc::new(secrets)),
                     Err(problem) => return Ok(Err(problem)),
                 },
                 Err(problem) => return Ok(Err(problem)),

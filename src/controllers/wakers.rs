@@ -64,6 +64,10 @@ impl Wake for Wakers {
         }
     }
 
+    fn gently(&self, dependents: Vec<Dependent>) {
+        self.dependents(dependents);
+    }
+
     fn workspace(&self, key: &WorkspaceKey) {
         if let Some(senders) = self.of(&key.namespace) {
             let _ = senders.workspaces.send(ObjectRef::new(&key.name).within(&key.namespace));

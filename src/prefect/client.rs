@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use reqwest::StatusCode;
 
@@ -22,13 +23,14 @@ const SECRET: &str = "secret";
 
 const MAX_VERSION_LENGTH: usize = 64;
 
-/// One connection to one Prefect API. Share it by `Arc`: it holds the connection pool and the
-/// CSRF token. `Debug` shows the address only.
+/// One connection to one Prefect API. Cheap to clone: clones share the connection pool and the CSRF
+/// token. `Debug` shows the address only.
 ///
 /// Every method fails with an [`Error`] of one of the [`ErrorKind`]s. 429, 502, 503, 504 and a
 /// dropped connection are tried up to twice more, within seconds, before they are reported.
+#[derive(Clone)]
 pub struct Client {
-    transport: Transport,
+    transport: Arc<Transport>,
 }
 
 impl fmt::Debug for Client {
@@ -46,7 +48,22 @@ impl Client {
     /// in no header.
     pub fn new(connection: Connection) -> Result<Client, Error> {
         let transport = Transport::new(connection)?;
-        Ok(Client { transport })
+        Ok(Client { transport: Arc::new(transport) })
+    }
+
+    /// Stub.
+    pub async fn recovered(&self) {
+        std::future::pending().await
+    }
+
+    /// Stub.
+    #[must_use]
+    pub fn background(&self) -> Self {
+        self.clone()
+    }
+
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// The address.

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client as Http, RequestBuilder, redirect};
+use reqwest::{Certificate, Client as Http, ClientBuilder, RequestBuilder, redirect};
+use reqwest_websocket::{Upgrade as _, UpgradeResponse};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use tungstenite::protocol::WebSocketConfig;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -53,6 +55,10 @@ pub struct Connection {
 /// Sends requests and returns whole answers.
 pub(crate) struct Transport {
     http: Http,
+    /// For connections that stay: HTTP/1.1, and without a limit on the whole.
+    streaming: Http,
+    /// What the stream of events wants to see.
+    token: Option<SecretString>,
     url: ApiUrl,
     client_id: HeaderValue,
     csrf: Csrf,
@@ -69,18 +75,34 @@ struct NoAnswer {
 impl Transport {
     pub(crate) fn new(connection: Connection) -> Result<Transport, Error> {
         let url = connection.url;
-        let (http, client_id) =
+        let token = token(&connection.auth);
+        let (http, streaming, client_id) =
             connect(&url, &connection.auth, connection.ca_bundle.as_deref()).map_err(|hint| Error {
                 kind: ErrorKind::Configuration { hint },
                 host: url.host_and_port(),
                 retry_after: None,
                 doing: "connect".to_owned(),
             })?;
-        Ok(Transport { http, url, client_id, csrf: Csrf::default() })
+        Ok(Transport { http, streaming, token, url, client_id, csrf: Csrf::default() })
     }
 
     pub(crate) fn url(&self) -> &ApiUrl {
         &self.url
+    }
+
+    pub(crate) fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+
+    /// The answer to the question for a websocket.
+    pub(crate) async fn upgrade(
+        &self,
+        segments: &[&str],
+        protocol: &str,
+        config: WebSocketConfig,
+    ) -> Result<UpgradeResponse, reqwest_websocket::Error> {
+        let request = self.streaming.get(self.url.endpoint(segments)).upgrade();
+        request.protocols([protocol]).web_socket_config(config).send().await
     }
 
     /// An answer of any status to a GET.
@@ -180,8 +202,8 @@ impl Transport {
     }
 }
 
-/// The HTTP client and the id under which it fetches CSRF tokens, or what is wrong.
-fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http, HeaderValue), &'static str> {
+/// The HTTP clients, for requests and for streams, and the id under which CSRF tokens are fetched; or what is wrong.
+fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http, Http, HeaderValue), &'static str> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         return Err("the process has no TLS provider; install one before connecting");
     }
@@ -204,22 +226,33 @@ fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http,
             .redirect(redirect::Policy::none())
             .referer(false)
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .gzip(true)
     };
-    let http = builder()
-        .tls_certs_merge(certificates)
-        .build()
-        .or_else(|error| {
-            // The platform has no certificates at all, as in an empty image; plain HTTP needs none.
-            if url.is_https() { Err(error) } else { builder().tls_certs_only([]).build() }
-        })
-        .map_err(|_| match ca_bundle {
-            Some(_) => "the CA bundle holds something that is no certificate",
-            None => "no trusted certificates were found; set spec.api.caBundle",
-        })?;
+    let build = |with: fn(ClientBuilder) -> ClientBuilder| {
+        with(builder())
+            .tls_certs_merge(certificates.clone())
+            .build()
+            .or_else(|error| {
+                // The platform has no certificates at all, as in an empty image; plain HTTP needs none.
+                if url.is_https() { Err(error) } else { with(builder()).tls_certs_only([]).build() }
+            })
+            .map_err(|_| match ca_bundle {
+                Some(_) => "the CA bundle holds something that is no certificate",
+                None => "no trusted certificates were found; set spec.api.caBundle",
+            })
+    };
+    let http = build(|builder| builder.timeout(TOTAL_TIMEOUT).gzip(true))?;
+    let streaming = build(|builder| builder.http1_only().gzip(false))?;
     let client_id = HeaderValue::try_from(Uuid::new_v4().to_string()).map_err(|_| "no client id could be made")?;
-    Ok((http, client_id))
+    Ok((http, streaming, client_id))
+}
+
+/// The secret as the stream of events wants it: as it is, not encoded.
+fn token(auth: &Auth) -> Option<SecretString> {
+    match auth {
+        Auth::None => None,
+        Auth::ApiKey(key) => Some(key.expose_secret().trim().into()),
+        Auth::AuthString(pair) => Some(pair.expose_secret().trim_end_matches(['\r', '\n']).into()),
+    }
 }
 
 fn authorization(auth: &Auth) -> Result<Option<HeaderValue>, &'static str> {

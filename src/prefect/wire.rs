@@ -2,11 +2,13 @@
 //! used must be there.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 /// One block document.
@@ -20,6 +22,8 @@ pub struct Block {
     pub secret_fields: Vec<String>,
     /// The fields that the block's schema has, in the order served.
     pub fields: Vec<String>,
+    /// Its id, and those of the blocks whose values are inlined in `data`: events name them.
+    pub ids: Vec<Uuid>,
 }
 
 /// One variable.
@@ -28,6 +32,8 @@ pub struct Variable {
     pub name: String,
     /// The raw JSON text of its value, exactly as served.
     pub value: Zeroizing<String>,
+    /// Its id: events name it.
+    pub id: Option<Uuid>,
 }
 
 impl fmt::Debug for Block {
@@ -56,11 +62,57 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ShapeEr
 
 #[derive(Deserialize)]
 pub(crate) struct BlockWire<'a> {
+    #[serde(default)]
+    id: IdWire,
     name: String,
     #[serde(borrow)]
     data: &'a RawValue,
     #[serde(default)]
     block_schema: Option<SchemaWire>,
+    #[serde(default)]
+    block_document_references: ReferencesWire,
+}
+
+/// An id; nothing where it is no UUID.
+#[derive(Default)]
+struct IdWire(Option<Uuid>);
+
+impl<'de> Deserialize<'de> for IdWire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<IdWire, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        let text: Option<Cow<'_, str>> = serde_json::from_str(raw.get()).ok();
+        Ok(IdWire(text.and_then(|text| Uuid::parse_str(&text).ok())))
+    }
+}
+
+/// The ids of all blocks that a block refers to, and of those that they refer to; none where the shape is unknown.
+#[derive(Default)]
+struct ReferencesWire(Vec<Uuid>);
+
+#[derive(Deserialize)]
+struct ReferenceWire {
+    block_document: ReferredWire,
+}
+
+#[derive(Deserialize)]
+struct ReferredWire {
+    #[serde(default)]
+    id: IdWire,
+    #[serde(default)]
+    block_document_references: ReferencesWire,
+}
+
+impl<'de> Deserialize<'de> for ReferencesWire {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ReferencesWire, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        let references: BTreeMap<Cow<'_, str>, ReferenceWire> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let ids = references.into_values().flat_map(
+            |ReferenceWire { block_document: ReferredWire { id, block_document_references } }| {
+                id.0.into_iter().chain(block_document_references.0)
+            },
+        );
+        Ok(ReferencesWire(ids.collect()))
+    }
 }
 
 #[derive(Deserialize)]
@@ -79,6 +131,8 @@ struct FieldsWire {
 
 #[derive(Deserialize)]
 pub(crate) struct VariableWire<'a> {
+    #[serde(default)]
+    id: IdWire,
     name: String,
     #[serde(borrow)]
     value: &'a RawValue,
@@ -120,13 +174,14 @@ impl TryFrom<BlockWire<'_>> for Block {
             data: Zeroizing::new(wire.data.get().to_owned()),
             secret_fields,
             fields: fields.properties.0,
+            ids: wire.id.0.into_iter().chain(wire.block_document_references.0).collect(),
         })
     }
 }
 
 impl From<VariableWire<'_>> for Variable {
     fn from(wire: VariableWire<'_>) -> Variable {
-        Variable { name: wire.name, value: Zeroizing::new(wire.value.get().to_owned()) }
+        Variable { name: wire.name, value: Zeroizing::new(wire.value.get().to_owned()), id: wire.id.0 }
     }
 }
 
@@ -305,6 +360,24 @@ mod tests {
         assert_eq!(detail(r#"{"detail":[{"input":"x"}]}"#), None);
         assert_eq!(detail(r#"{"exception_message":"Unauthorized"}"#), None);
         assert_eq!(detail("<html>"), None);
+    }
+
+    #[test]
+    fn a_blocks_ids_are_its_own_and_those_of_all_that_is_inlined_in_it() {
+        let ids = [1_u128, 2, 3].map(Uuid::from_u128);
+        let inner = format!(r#"{{"c":{{"block_document":{{"id":"{}"}}}}}}"#, ids[2]);
+        let references = format!(
+            r#"{{"b":{{"block_document":{{"id":"{}","name":"x","block_document_references":{inner}}}}}}}"#,
+            ids[1]
+        );
+        let body = |id: &str, references: &str| {
+            format!(r#"{{"id":{id},"name":"n","data":{{}},"block_document_references":{references}}}"#)
+        };
+        let ids_of = |body: String| Block::try_from(parse::<BlockWire<'_>>(body.as_bytes()).unwrap()).unwrap().ids;
+        assert_eq!(ids_of(body(&format!("\"{}\"", ids[0]), &references)), ids);
+        // Another shape is no reason not to read a value.
+        assert!(ids_of(body("7", "[1]")).is_empty());
+        assert!(ids_of(body("null", "null")).is_empty());
     }
 
     #[test]

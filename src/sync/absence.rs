@@ -1,32 +1,33 @@
 //! When "not found" may be believed: a list omits what a key may no longer see, and an emptied database answers
 //! as if nothing had ever been.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::reading::{Absence, Answer, Missing, Reading};
 use super::{RemoteKey, Timestamp};
 use crate::api::{EntryState, EntryStatus, Source};
 
-/// The absence after an exact not-found answer to a question asked at `asked` and answered at `answered`. It is
-/// confirmed by the second such answer to a question asked at least an interval after the first answer in the same
-/// epoch; `previous` is of the same epoch.
+/// The absence after a not-found answer to a question asked at `asked` and answered at `answered`; `exact` if the
+/// question was by name. It is confirmed by an exact answer to a question asked at least an interval after the first
+/// answer in the same epoch; `previous` is of the same epoch.
 #[must_use]
 pub fn absent(
     previous: Option<&Reading>,
     missing: Missing,
-    asked: Timestamp,
-    answered: Timestamp,
+    exact: bool,
+    (asked, answered): (Timestamp, Timestamp),
     interval: Duration,
 ) -> Absence {
     match previous.and_then(|reading| reading.answer.as_ref()) {
         Some(Answer::Absent(before)) => Absence {
             missing,
             since: before.since,
-            confirmed: before.confirmed || elapsed(before.since, asked) >= interval,
+            exact: exact || before.exact,
+            confirmed: before.confirmed || (exact && elapsed(before.since, asked) >= interval),
             held: before.held,
         },
-        _ => Absence { missing, since: answered, confirmed: false, held: false },
+        _ => Absence { missing, since: answered, exact, confirmed: false, held: false },
     }
 }
 
@@ -39,50 +40,39 @@ pub struct Census {
     pub vanished: usize,
 }
 
-/// Holds the absences of keys that vanished together: more than one key, and more than half of all that targets hold
-/// (`delivered`), whose absences began within two intervals. One key alone is what deleting a secret looks like. A
+/// Holds the absences of keys that vanished together: more than one key, and more than half of the `delivered` keys
+/// that targets hold, whose absences began within two intervals. One key alone is what deleting a secret looks like. A
 /// held absence stays held until the key comes back or no target holds it any more, whatever else goes later.
 ///
-/// Returns the census, and the keys that are held from now on or not any more.
+/// `absences` are all there are, each with whether a target holds the key. Returns the census, and the keys that are
+/// held from now on or not any more.
 pub fn hold(
-    readings: &mut BTreeMap<RemoteKey, Reading>,
-    delivered: &BTreeSet<RemoteKey>,
+    absences: Vec<(&RemoteKey, &mut Absence, bool)>,
+    delivered: usize,
     interval: Duration,
 ) -> (Census, BTreeSet<RemoteKey>) {
-    let absent = |key: &RemoteKey, readings: &BTreeMap<RemoteKey, Reading>| match readings
-        .get(key)
-        .and_then(|reading| reading.answer.as_ref())
-    {
-        Some(Answer::Absent(absence)) => Some((absence.since, absence.held)),
-        _ => None,
-    };
-    let gone: Vec<(&RemoteKey, Timestamp, bool)> =
-        delivered.iter().filter_map(|key| absent(key, readings).map(|(since, held)| (key, since, held))).collect();
-    let mut vanished = gone.iter().filter(|(_, _, held)| *held).count();
-    let latest = gone.iter().map(|(_, since, _)| *since).max();
-    let together: Vec<_> = gone
-        .iter()
-        .filter(|(_, since, _)| latest.is_some_and(|latest| elapsed(*since, latest) <= interval.saturating_mul(2)))
-        .collect();
     let mut changed = BTreeSet::new();
+    let (gone, unheld): (Vec<_>, Vec<_>) = absences.into_iter().partition(|(_, _, delivered)| *delivered);
     // Where no target holds the key nothing can shrink.
-    for (key, reading) in readings.iter_mut().filter(|(key, _)| !delivered.contains(*key)) {
-        if let Some(Answer::Absent(absence)) = reading.answer.as_mut()
-            && std::mem::take(&mut absence.held)
-        {
+    for (key, absence, _) in unheld {
+        if std::mem::take(&mut absence.held) {
             changed.insert(key.clone());
         }
     }
-    if together.len() > 1 && together.len() * 2 > delivered.len() {
-        for (key, _, _) in together.into_iter().filter(|(_, _, held)| !held) {
-            if let Some(Answer::Absent(absence)) = readings.get_mut(*key).and_then(|reading| reading.answer.as_mut()) {
-                absence.held = true;
-                vanished += 1;
-                changed.insert((*key).clone());
-            }
+    let latest = gone.iter().map(|(_, absence, _)| absence.since).max();
+    let is_recent =
+        |absence: &Absence| latest.is_some_and(|at| elapsed(absence.since, at) <= interval.saturating_mul(2));
+    let together = gone.iter().filter(|(_, absence, _)| is_recent(absence)).count();
+    let most = together > 1 && together * 2 > delivered;
+    let mut vanished = 0;
+    for (key, absence, _) in gone {
+        if most && !absence.held && is_recent(absence) {
+            absence.held = true;
+            changed.insert(key.clone());
         }
+        vanished += usize::from(absence.held);
     }
-    (Census { delivered: delivered.len(), vanished }, changed)
+    (Census { delivered, vanished }, changed)
 }
 
 /// Whether an entry's status says that the target holds a value of Prefect's, not a default.
@@ -115,38 +105,54 @@ mod tests {
         Missing::Variable { near: None }
     }
 
-    fn seen(previous: Option<&Absence>, second: i64) -> Absence {
+    fn seen(previous: Option<&Absence>, second: i64, exact: bool) -> Absence {
         let previous = previous.cloned().map(reading);
-        absent(previous.as_ref(), missing(), at(second), at(second + 1), INTERVAL)
+        absent(previous.as_ref(), missing(), exact, (at(second), at(second + 1)), INTERVAL)
     }
 
     #[test]
     fn an_absence_is_confirmed_by_a_second_question_an_interval_after_the_first_answer() {
-        let first = seen(None, 0);
+        let first = seen(None, 0, true);
         assert!(!first.confirmed);
-        let soon = seen(Some(&first), 30);
+        let soon = seen(Some(&first), 30, true);
         assert!(!soon.confirmed, "29 s after the answer are less than an interval");
-        let later = seen(Some(&soon), 31);
+        let later = seen(Some(&soon), 31, true);
         assert!(later.confirmed);
         assert_eq!(later.since, first.since);
     }
 
     #[test]
+    fn a_list_may_be_the_first_to_lack_a_key_and_confirms_nothing() {
+        let first = seen(None, 0, false);
+        assert!(!first.exact);
+        let listed = seen(Some(&first), 60, false);
+        assert!(!listed.exact && !listed.confirmed);
+        let named = seen(Some(&listed), 61, true);
+        assert!(named.exact && named.confirmed, "the second read is by name");
+    }
+
+    #[test]
     fn a_clock_that_goes_back_confirms_nothing() {
-        assert!(!seen(Some(&seen(None, 100)), 0).confirmed);
+        assert!(!seen(Some(&seen(None, 100, true)), 0, true).confirmed);
     }
 
     /// Ten delivered keys, of which the first are gone since the seconds given.
-    fn ten(gone: &[i64]) -> (BTreeMap<RemoteKey, Reading>, BTreeSet<RemoteKey>) {
-        let keys: Vec<RemoteKey> = (0..10).map(|n| RemoteKey::Variable { name: format!("k{n}") }).collect();
-        let absence = |since: &i64| Absence { missing: missing(), since: at(*since), confirmed: true, held: false };
-        let readings = keys.iter().cloned().zip(gone.iter().map(|since| reading(absence(since)))).collect();
-        (readings, keys.into_iter().collect())
+    fn ten(gone: &[i64]) -> Vec<(RemoteKey, Absence, bool)> {
+        let absence =
+            |since: &i64| Absence { missing: missing(), since: at(*since), exact: true, confirmed: true, held: false };
+        gone.iter().enumerate().map(|(n, since)| (key(n), absence(since), true)).collect()
+    }
+
+    fn key(n: usize) -> RemoteKey {
+        RemoteKey::Variable { name: format!("k{n}") }
+    }
+
+    fn hold_of_ten(absences: &mut [(RemoteKey, Absence, bool)]) -> (Census, BTreeSet<RemoteKey>) {
+        hold(absences.iter_mut().map(|(key, absence, held)| (&*key, absence, *held)).collect(), 10, INTERVAL)
     }
 
     fn vanished(gone: &[i64]) -> usize {
-        let (mut readings, delivered) = ten(gone);
-        hold(&mut readings, &delivered, INTERVAL).0.vanished
+        hold_of_ten(&mut ten(gone)).0.vanished
     }
 
     #[test]
@@ -159,24 +165,22 @@ mod tests {
 
     #[test]
     fn what_is_held_stays_held_when_another_key_goes_later() {
-        let (mut readings, delivered) = ten(&[0, 0, 0, 0, 0, 0]);
-        assert_eq!(hold(&mut readings, &delivered, INTERVAL).1.len(), 6);
-        let key = RemoteKey::Variable { name: "k9".into() };
-        readings.insert(key.clone(), reading(seen(None, 3600)));
-        let (census, held_now) = hold(&mut readings, &delivered, INTERVAL);
+        let mut gone = ten(&[0, 0, 0, 0, 0, 0]);
+        assert_eq!(hold_of_ten(&mut gone).1.len(), 6);
+        gone.push((key(9), seen(None, 3600, true), true));
+        let (census, held_now) = hold_of_ten(&mut gone);
         assert_eq!(census, Census { delivered: 10, vanished: 6 });
         assert!(held_now.is_empty());
-        assert!(matches!(&readings[&key].answer, Some(Answer::Absent(absence)) if !absence.held), "it went alone");
+        assert!(!gone[6].1.held, "it went alone");
     }
 
     #[test]
     fn what_no_target_holds_any_more_is_not_held() {
-        let (mut readings, mut delivered) = ten(&[0, 0, 0, 0, 0, 0]);
-        hold(&mut readings, &delivered, INTERVAL);
-        let key = RemoteKey::Variable { name: "k0".into() };
-        delivered.remove(&key);
-        let (census, changed) = hold(&mut readings, &delivered, INTERVAL);
+        let mut gone = ten(&[0, 0, 0, 0, 0, 0]);
+        hold_of_ten(&mut gone);
+        gone[0].2 = false;
+        let (census, changed) = hold_of_ten(&mut gone);
         assert_eq!(census.vanished, 5);
-        assert_eq!(changed, BTreeSet::from([key]));
+        assert_eq!(changed, BTreeSet::from([key(0)]));
     }
 }

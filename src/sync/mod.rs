@@ -23,6 +23,8 @@ pub mod plan;
 pub mod reading;
 pub mod reason;
 pub mod resolve;
+pub mod schedule;
+pub mod snapshot;
 pub mod suggest;
 pub mod target;
 pub mod value;
@@ -30,7 +32,7 @@ pub mod workspace;
 
 pub use object::{Dependent, Entry, Kind, Object, RemoteKey};
 pub use plan::{Observed, Plan, PlannedEvent, TargetAction, plan};
-pub use reading::{Absence, Answer, Document, Failure, Missing, Reading, Shape};
+pub use reading::{Absence, Answer, Document, Failure, Missing, Read, Reading, Shape};
 pub use reason::Reason;
 pub use target::{Manifest, Target};
 

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use kube::ResourceExt as _;
+use kube::core::Duration as GoDuration;
 
 use super::Timestamp;
 use super::path::{Path, PathError};
 use crate::api::{
-    DeletionPolicy, KEY_PATTERN, PrefectKV, PrefectSecret, TemplateMetadata, WorkspaceKind, WorkspaceRef,
+    DeletionPolicy, KEY_PATTERN, LEAST_INTERVAL, PrefectKV, PrefectSecret, TemplateMetadata, WorkspaceKind,
+    WorkspaceRef,
 };
 
 /// The block type that `remoteRef.key` means when `blockType` is left out.
@@ -165,6 +168,8 @@ pub struct Object {
     pub template: TemplateMetadata,
     /// What a confirmed absence does.
     pub deletion_policy: DeletionPolicy,
+    /// How often to read its keys; `None` for as often as the workspace says.
+    pub refresh_interval: Option<Duration>,
     /// Whether to leave everything alone.
     pub suspend: bool,
 }
@@ -251,7 +256,7 @@ impl From<&PrefectSecret> for Object {
                 object,
                 spec.workspace_ref.as_ref(),
                 entries.collect(),
-                (target.name, template.metadata, target.deletion_policy, spec.suspend),
+                (target.name, template.metadata, target.deletion_policy, spec.refresh_interval, spec.suspend),
             )
         }
     }
@@ -277,7 +282,13 @@ impl From<&PrefectKV> for Object {
             object,
             spec.workspace_ref.as_ref(),
             entries.collect(),
-            (target.name, target.template.unwrap_or_default().metadata, target.deletion_policy, spec.suspend),
+            (
+                target.name,
+                target.template.unwrap_or_default().metadata,
+                target.deletion_policy,
+                spec.refresh_interval,
+                spec.suspend,
+            ),
         )
     }
 }
@@ -299,14 +310,14 @@ fn new_entry(
     }
 }
 
-type TargetParts = (Option<String>, Option<TemplateMetadata>, Option<DeletionPolicy>, Option<bool>);
+type Parts = (Option<String>, Option<TemplateMetadata>, Option<DeletionPolicy>, Option<GoDuration>, Option<bool>);
 
 fn new_object<K: kube::Resource>(
     kind: Kind,
     object: &K,
     workspace_ref: Option<&WorkspaceRef>,
     entries: Vec<Entry>,
-    (target_name, metadata, deletion_policy, suspend): TargetParts,
+    (target_name, metadata, deletion_policy, refresh_interval, suspend): Parts,
 ) -> Object {
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
@@ -320,9 +331,15 @@ fn new_object<K: kube::Resource>(
         target_type: None,
         template: metadata.unwrap_or_default(),
         deletion_policy: deletion_policy.unwrap_or_default(),
+        refresh_interval: refresh_interval.map(interval),
         suspend: suspend.unwrap_or(false),
         id: Dependent { kind, namespace, name },
     }
+}
+
+/// What the CRD refuses is read as the least that it allows.
+fn interval(duration: GoDuration) -> Duration {
+    if duration.is_negative() { LEAST_INTERVAL } else { Duration::from(duration).max(LEAST_INTERVAL) }
 }
 
 fn is_legal_key(key: &str) -> bool {

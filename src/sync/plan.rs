@@ -196,7 +196,7 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
         .min_by_key(|failure| failure.workspace_wide);
     let known: Vec<_> = readings
         .iter()
-        .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.pass))))
+        .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.passes))))
         .collect();
     if failure.is_none() && known.len() < object.entries.len() {
         return pending(observed, now);
@@ -208,10 +208,12 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
             let message = sentences(&failure.message, &unchanged(observed, now));
             return keep(observed, now, Verdict::not_ready(failure.reason, message), Some(lines));
         }
-        // Through an outage the last answers still make one consistent snapshot if all are of one pass: then a
-        // target that someone deleted can come back. Only for an object that was well and is not stale, so that
-        // nothing new is ever made from old answers.
-        let consistent = known.len() == object.entries.len() && known.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        // Through an outage the last answers still make one consistent snapshot if there was a time when all of them
+        // held: then a target that someone deleted can come back. Only for an object that was well and is not stale,
+        // so that nothing new is ever made from old answers.
+        let latest_first = known.iter().map(|(_, (first, _))| first).max();
+        let earliest_last = known.iter().map(|(_, (_, last))| last).min();
+        let consistent = known.len() == object.entries.len() && latest_first <= earliest_last;
         requeue_after = time_to_stale(observed, failure, now);
         if !consistent || requeue_after.is_none() {
             return outage(observed, failure, lines, now);

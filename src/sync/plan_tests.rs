@@ -60,6 +60,7 @@ impl World {
                 target_type: Some("Opaque".into()),
                 template: TemplateMetadata::default(),
                 deletion_policy: DeletionPolicy::Retain,
+                refresh_interval: None,
                 suspend: false,
             },
             status: SyncStatus::default(),
@@ -86,12 +87,14 @@ impl World {
     fn found(&mut self, key: &str, raw: &str) {
         let document = Arc::new(Document::new(Zeroizing::new(raw.to_owned()), Shape::Value));
         let answer = Some(Answer::Found { document, source: Source::Api });
-        self.readings.insert(variable(key), Reading { answer, failure: None, pass: 1 });
+        self.readings.insert(variable(key), Reading { answer, failure: None, passes: (1, 1) });
     }
 
     fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
-        let absence = Absence { missing: Missing::Variable { near: None }, since: at(self.now), confirmed, held };
-        self.readings.insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, pass: 1 });
+        let absence =
+            Absence { missing: Missing::Variable { near: None }, since: at(self.now), exact: true, confirmed, held };
+        self.readings
+            .insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, passes: (1, 1) });
     }
 
     fn fails(&mut self, key: &str, workspace_wide: bool) {
@@ -380,7 +383,7 @@ fn a_target_deleted_during_an_outage_comes_back_from_one_snapshot_only() {
     // A was refreshed after B: together they never were.
     let mut world = World::synced(&["A", "B"]);
     world.found("A", "\"A-2\"");
-    world.readings.get_mut(&variable("A")).unwrap().pass = 2;
+    world.readings.get_mut(&variable("A")).unwrap().passes = (2, 2);
     world.fails("A", true);
     world.fails("B", true);
     world.target = None;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{Reason, Timestamp};
@@ -11,8 +12,8 @@ use crate::api::Source;
 pub struct Document {
     /// The raw JSON text.
     raw: Zeroizing<String>,
-    /// What the text is.
-    shape: Shape,
+    /// What the text is; the same for all blocks of a type.
+    shape: Arc<Shape>,
 }
 
 /// What a document's text is.
@@ -32,8 +33,8 @@ pub enum Shape {
 impl Document {
     /// A document of raw JSON text.
     #[must_use]
-    pub fn new(raw: Zeroizing<String>, shape: Shape) -> Self {
-        Self { raw, shape }
+    pub fn new(raw: Zeroizing<String>, shape: impl Into<Arc<Shape>>) -> Self {
+        Self { raw, shape: shape.into() }
     }
 
     /// The raw JSON text.
@@ -46,6 +47,12 @@ impl Document {
     #[must_use]
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The same, to share it.
+    #[must_use]
+    pub fn shared_shape(&self) -> Arc<Shape> {
+        self.shape.clone()
     }
 }
 
@@ -95,7 +102,9 @@ pub struct Absence {
     pub missing: Missing,
     /// When it was first seen in this epoch.
     pub since: Timestamp,
-    /// Whether two exact not-found answers, at least an interval apart in one epoch, say so.
+    /// Whether Prefect said so to a question by name; a list only lacks it, as when a key may not see it any more.
+    pub exact: bool,
+    /// Whether two answers at least an interval apart in one epoch say so, the second to a question by name.
     pub confirmed: bool,
     /// Whether most of the workspace's keys vanished together, so that nothing may shrink.
     pub held: bool,
@@ -135,6 +144,39 @@ pub struct Reading {
     pub answer: Option<Answer>,
     /// Why the last try failed; `None` when `answer` is current.
     pub failure: Option<Failure>,
-    /// The pass in which `answer` was read: answers of one pass belong together.
-    pub pass: u64,
+    /// The passes that gave this answer, the first and the last of them: answers whose passes overlap belong together.
+    pub passes: (u64, u64),
+}
+
+/// What one pass found out about a key.
+#[derive(Debug)]
+pub enum Read {
+    /// A value.
+    Found {
+        /// The value.
+        document: Arc<Document>,
+        /// Who answered.
+        source: Source,
+        /// Prefect's ids of the document and of what is inlined into it: events name them.
+        ids: Box<[Uuid]>,
+    },
+    /// An exact not-found answer by name.
+    NotFound,
+    /// A list without it, and it was not asked for by name: too many were missing at once.
+    Unlisted,
+    /// A list without it, where an absence was confirmed before: still absent.
+    StillAbsent,
+    /// It could not be read.
+    Failed(Failure),
+}
+
+/// What is known of a key before it is read: how much has to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: what a list lacks must be asked for by name.
+    Nothing,
+    /// It has an answer, which stands if too much is missing to ask for all of it by name.
+    Answered,
+    /// Its absence is confirmed: a list without it is enough.
+    Absent,
 }

@@ -49,20 +49,21 @@ pub fn resolve(entry: &Entry, answer: &Answer, workspace: &str) -> Outcome {
 const CREATE: &str = "create it in Prefect, or correct remoteRef";
 
 fn absent(entry: &Entry, absence: &Absence, workspace: &str) -> Outcome {
-    let (reason, message) = describe(&entry.remote, &absence.missing, workspace);
+    let (mut reason, mut message) = describe(&entry.remote, &absence.missing, workspace);
     if absence.held {
-        return Outcome::Absent {
-            reason: Reason::KeysVanished,
-            message: sentences(
-                &message,
-                &format!(
-                    "Most of what workspace {workspace} delivered vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
-                ),
+        reason = Reason::KeysVanished;
+        message = sentences(
+            &message,
+            &format!(
+                "Most of what workspace {workspace} delivered vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
             ),
-            firm: false,
-        };
+        );
     }
-    Outcome::Absent { reason, message, firm: absence.confirmed }
+    // Only a list lacks it: no default may stand in yet, and nothing may go.
+    if !absence.exact {
+        return Outcome::Failed { reason, message };
+    }
+    Outcome::Absent { reason, message, firm: absence.confirmed && !absence.held }
 }
 
 fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, String) {

@@ -121,7 +121,7 @@ fn bad_paths_and_text_that_is_no_json_say_so() {
 #[test]
 fn what_is_not_there_says_what_may_have_been_meant() {
     let told = |remote: RemoteKey, missing: Missing| {
-        let absence = Absence { missing, since: Timestamp::UNIX_EPOCH, confirmed: false, held: false };
+        let absence = Absence { missing, since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: false };
         show(resolve(&entry(remote, None), &Answer::Absent(absence), "prod"))
     };
     let near = Some("db-password".to_owned());

@@ -4,7 +4,7 @@ use super::absence::Census;
 use super::conditions::{self, Verdict};
 use super::reading::Failure;
 use super::{PlannedEvent, Reason, Timestamp};
-use crate::api::WorkspaceStatus;
+use crate::api::{EventsStatus, WorkspaceStatus};
 use std::time::Duration;
 
 /// How a workspace does.
@@ -18,6 +18,8 @@ pub enum Health {
         server_version: Option<String>,
         /// How many keys that targets hold vanished together.
         census: Census,
+        /// How changes are noticed; `None` while that is not known yet.
+        events: Option<EventsStatus>,
     },
     /// It can't be read.
     Failing(Failure),
@@ -35,9 +37,11 @@ pub fn workspace_status(
     now: Timestamp,
 ) -> (WorkspaceStatus, Option<PlannedEvent>) {
     let mut server_version = previous.server_version.clone().filter(|_| api_url.is_some());
+    let mut events = previous.events.clone().filter(|_| api_url.is_some());
     let verdict = match health {
         Health::Pending => return (previous.clone(), None),
-        Health::Well { server_version: version, census } => {
+        Health::Well { server_version: version, census, events: now } => {
+            events = api_url.and(now.clone().or(events));
             server_version = api_url.map(|_| version.clone().unwrap_or_else(|| "cloud".to_owned()));
             if census.vanished > 0 {
                 Verdict::not_ready(
@@ -76,6 +80,7 @@ pub fn workspace_status(
         conditions: conditions::conditions(&previous.conditions, &verdict, generation, now),
         api_url: api_url.map(str::to_owned),
         server_version,
+        events,
     };
     (status, event)
 }

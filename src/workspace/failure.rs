@@ -1,6 +1,7 @@
 //! Prefect's errors in the words of conditions.
 
-use crate::prefect::{Error, ErrorKind};
+use crate::api::{EventsMode, EventsStatus};
+use crate::prefect::{Error, ErrorKind, EventsError};
 use crate::sync::{Failure, Reason, RemoteKey, Timestamp};
 
 /// How a workspace presents itself to Prefect, for messages.
@@ -21,6 +22,23 @@ impl Credentials {
             Self::ApiKey(place) | Self::AuthString(place) => place,
         }
     }
+}
+
+/// What the workspace's status says where no events are heard.
+#[must_use]
+pub fn polling(error: &EventsError) -> EventsStatus {
+    let message = match error {
+        EventsError::Unsupported => {
+            "this server has no stream of events (Prefect 3.7.4 and later have one, unless it is turned off): changes are seen at the next refresh"
+        }
+        EventsError::NotPermitted => {
+            "Prefect does not let these credentials listen to events: changes are seen at the next refresh"
+        }
+        EventsError::Broken(_) => {
+            "the stream of events is cut and is tried again: changes are seen at the next refresh"
+        }
+    };
+    EventsStatus { mode: EventsMode::Polling, message: Some(message.to_owned()) }
 }
 
 const NO_CREDENTIALS: &str = "set spec.api.apiKey (Prefect Cloud) or spec.api.authString (self-hosted)";

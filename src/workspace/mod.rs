@@ -1,12 +1,14 @@
 //! One session per workspace: what its objects ask for is read together, kept, compared and shared.
 //!
 //! ```text
-//! objects ── observe(keys) ─► Workspaces ─► session task ─ Reader ─► Prefect
-//!        ◄── wake (only those whose readings changed) ──┘
+//! objects ── observe(keys) ─► Workspaces ─► session task ─ pass ─ Reader ─► Prefect
+//!        ◄── wake (only those whose readings changed) ──┘ ◄────── stream ◄─ events
 //! ```
 //!
 //! - [`reader`] reads a set of keys once, in batches of exact names; it remembers nothing.
-//! - `session` is the loop that decides when to read, and merges what came back.
+//! - `session` is the loop that decides when to read, and merges what came back; what it decides by is in
+//!   [`sync::schedule`](crate::sync::schedule) and [`sync::snapshot`](crate::sync::snapshot).
+//! - `pass` reads one portion of the keys; `stream` listens to Prefect's events.
 //! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them.
 //! - [`failure`] puts Prefect's errors into the words of conditions.
 //!
@@ -15,10 +17,12 @@
 //! last one's absences. A failure never removes the last good answer.
 
 pub mod failure;
+mod pass;
 pub mod reader;
 mod registry;
 mod session;
 mod slot;
+mod stream;
 
 pub use reader::Reader;
 pub use registry::{Observation, Setup, Wake, Workspaces};

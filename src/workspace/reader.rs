@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use uuid::Uuid;
 
 use super::failure::{Credentials, failure};
 use crate::api::Source;
 use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, MAX_NAMES, Variable};
 use crate::sync::object::SECRET_BLOCK;
+use crate::sync::reading::Before;
 use crate::sync::suggest::nearest;
-use crate::sync::{Document, Failure, Missing, Reason, RemoteKey, Shape, Timestamp};
+use crate::sync::{Document, Failure, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
 
 /// The largest block or variable that is kept, in bytes of JSON: twice what a Secret takes, since `property` may pick
 /// a part. A block may hold 5 MB, and readings stay in memory.
@@ -21,19 +23,9 @@ const CONCURRENCY: usize = 4;
 const MOST_HALVINGS: usize = 64;
 /// The same while no batch has been answered at all: it must find one bad key of 200.
 const MOST_HALVINGS_UNANSWERED: usize = 16;
-
-/// What one pass found out about a key.
-#[derive(Debug)]
-pub enum Read {
-    /// A value.
-    Found(Arc<Document>, Source),
-    /// An exact not-found answer by name.
-    NotFound,
-    /// A list without it, where an absence was confirmed before: still absent.
-    StillAbsent,
-    /// It could not be read.
-    Failed(Failure),
-}
+/// The most keys of one read that had an answer, are now missing, and are asked for by name; the others wait for the
+/// next read. An emptied database must not cost a request a key.
+const MOST_MISSING: usize = 20;
 
 /// What one pass brought.
 pub struct Pass {
@@ -45,15 +37,19 @@ pub struct Pass {
     pub retry_after: Option<std::time::Duration>,
 }
 
-/// Where a workspace's values come from.
+/// Where a workspace's values come from. Cheap to clone.
+#[derive(Clone)]
 pub struct Reader {
     /// Prefect's API, if the workspace has one.
     pub client: Option<Client>,
     /// The local secrets, consulted first.
-    pub local: Option<LocalSecrets>,
+    pub local: Option<Arc<LocalSecrets>>,
     /// What is presented to the API, for messages.
     pub credentials: Credentials,
 }
+
+/// A document, and Prefect's ids of it and of what is inlined into it.
+type Found = (Document, Box<[Uuid]>);
 
 /// Names to read together: of one block type, or of variables.
 struct Batch {
@@ -86,6 +82,21 @@ fn is_of_these_keys(error: &Error) -> bool {
 }
 
 impl Reader {
+    /// The same; in the background its requests wait for those of others.
+    #[must_use]
+    pub fn in_background(&self, background: bool) -> Self {
+        let client = self.client.as_ref().map(|client| if background { client.background() } else { client.clone() });
+        Self { client, ..self.clone() }
+    }
+
+    /// Ends when a server that was given up answers again, whoever found out.
+    pub async fn recovered(&self) {
+        match &self.client {
+            Some(client) => client.recovered().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Proves that the API answers and takes the credentials, and says which version it is (`None` for Cloud, or
     /// with local secrets only).
     ///
@@ -100,14 +111,15 @@ impl Reader {
         checked.await.map_err(|error| failure(&error, &self.credentials, None, now))
     }
 
-    /// Reads `keys`. Those in `known_absent` were confirmed absent before: a list without them is enough.
-    pub async fn read(&self, keys: &BTreeSet<RemoteKey>, known_absent: &BTreeSet<RemoteKey>, now: Timestamp) -> Pass {
+    /// Reads `keys`, each with what is known of it.
+    pub async fn read(&self, keys: &BTreeMap<RemoteKey, Before>, now: Timestamp) -> Pass {
         let mut pass = Pass { reads: BTreeMap::new(), outage: None, retry_after: None };
         let mut remote: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
-        for key in keys {
+        for key in keys.keys() {
             if let Some(text) = self.local_value(key) {
-                let document = Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value);
-                pass.reads.insert(key.clone(), Read::Found(Arc::new(document), Source::Local));
+                let document = Arc::new(Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value));
+                let read = Read::Found { document, source: Source::Local, ids: Box::default() };
+                pass.reads.insert(key.clone(), read);
             } else if self.client.is_none() {
                 pass.reads.insert(key.clone(), Read::NotFound);
             } else {
@@ -130,6 +142,7 @@ impl Reader {
         let mut checked = false;
         let mut refused: Vec<(Batch, Error)> = Vec::new();
         let mut unlisted = Vec::new();
+        let mut missing = 0;
         while !batches.is_empty() {
             let mut halved = Vec::new();
             let mut results = futures::stream::iter(std::mem::take(&mut batches))
@@ -139,18 +152,26 @@ impl Reader {
                 match result {
                     Ok(found) => {
                         answered = true;
-                        let mut found: BTreeMap<RemoteKey, Document> = found.into_iter().collect();
+                        let mut found: BTreeMap<RemoteKey, Found> = found.into_iter().collect();
                         for name in &batch.names {
                             let key = batch.key(name);
                             match found.remove(&key) {
-                                Some(document) => {
-                                    let read = self.found(client, &key, document, now);
+                                Some(found) => {
+                                    let read = self.found(client, &key, found, now);
                                     pass.reads.insert(key, read);
                                 }
-                                None if known_absent.contains(&key) => {
-                                    pass.reads.insert(key, Read::StillAbsent);
-                                }
-                                None => unlisted.push(key),
+                                None => match keys.get(&key) {
+                                    Some(Before::Absent) => {
+                                        pass.reads.insert(key, Read::StillAbsent);
+                                    }
+                                    Some(Before::Answered) if missing == MOST_MISSING => {
+                                        pass.reads.insert(key, Read::Unlisted);
+                                    }
+                                    before => {
+                                        missing += usize::from(before == Some(&Before::Answered));
+                                        unlisted.push(key);
+                                    }
+                                },
                             }
                         }
                     }
@@ -195,7 +216,7 @@ impl Reader {
             .buffer_unordered(CONCURRENCY);
         while let Some((result, key)) = results.next().await {
             let read = match result {
-                Ok(Some(document)) => self.found(client, &key, document, now),
+                Ok(Some(found)) => self.found(client, &key, found, now),
                 Ok(None) => Read::NotFound,
                 Err(error) if is_of_these_keys(&error) => {
                     Read::Failed(failure(&error, &self.credentials, Some(&key), now))
@@ -210,9 +231,9 @@ impl Reader {
         pass
     }
 
-    fn found(&self, client: &Client, key: &RemoteKey, document: Document, now: Timestamp) -> Read {
+    fn found(&self, client: &Client, key: &RemoteKey, (document, ids): Found, now: Timestamp) -> Read {
         if document.raw().len() <= MAX_DOCUMENT {
-            return Read::Found(Arc::new(document), Source::Api);
+            return Read::Found { document: Arc::new(document), source: Source::Api, ids };
         }
         let host = client.url().host_and_port();
         let message = format!("{key} of Prefect at {host} is larger than {} MiB; make it smaller", MAX_DOCUMENT >> 20);
@@ -232,12 +253,19 @@ impl Reader {
         }
     }
 
-    async fn list(&self, client: &Client, batch: &Batch) -> Result<Vec<(RemoteKey, Document)>, Error> {
+    async fn list(&self, client: &Client, batch: &Batch) -> Result<Vec<(RemoteKey, Found)>, Error> {
         let names: Vec<&str> = batch.names.iter().map(String::as_str).collect();
         Ok(match &batch.block_type {
             Some(block_type) => {
                 let blocks = client.blocks(block_type, &names).await?;
-                blocks.into_iter().map(|block| (batch.key(&block.name), block_document(block))).collect()
+                // Blocks of one type are as good as always of one shape, which is held once.
+                let mut last = Arc::new(Shape::Value);
+                let found = blocks.into_iter().map(|block| {
+                    let (key, found) = (batch.key(&block.name), block_document(block, &last));
+                    last = found.0.shared_shape();
+                    (key, found)
+                });
+                found.collect()
             }
             None => {
                 let variables = client.variables(&names).await?;
@@ -246,9 +274,12 @@ impl Reader {
         })
     }
 
-    async fn by_name(&self, client: &Client, key: &RemoteKey) -> Result<Option<Document>, Error> {
+    async fn by_name(&self, client: &Client, key: &RemoteKey) -> Result<Option<Found>, Error> {
         Ok(match key {
-            RemoteKey::Block { block_type, name } => client.block(block_type, name).await?.map(block_document),
+            RemoteKey::Block { block_type, name } => {
+                let found = client.block(block_type, name).await?;
+                found.map(|block| block_document(block, &Arc::new(Shape::Value)))
+            }
             RemoteKey::Variable { name } => client.variable(name).await?.map(variable_document),
         })
     }
@@ -270,7 +301,7 @@ impl Reader {
         for key in keys {
             let missing = match (&self.client, key) {
                 (None, key) => {
-                    let names = self.local.iter().flat_map(LocalSecrets::names);
+                    let names = self.local.iter().flat_map(|local| local.names());
                     Missing::Local { near: nearest(key.name(), names) }
                 }
                 (Some(client), RemoteKey::Variable { name }) => {
@@ -323,10 +354,13 @@ impl Lists {
     }
 }
 
-fn block_document(block: Block) -> Document {
-    Document::new(block.data, Shape::Block { secret_fields: block.secret_fields, fields: block.fields })
+/// `like` is taken for the shape if it is the same.
+fn block_document(block: Block, like: &Arc<Shape>) -> Found {
+    let shape = Shape::Block { secret_fields: block.secret_fields, fields: block.fields };
+    let shape = if shape == **like { like.clone() } else { Arc::new(shape) };
+    (Document::new(block.data, shape), block.ids.into())
 }
 
-fn variable_document(variable: Variable) -> Document {
-    Document::new(variable.value, Shape::Value)
+fn variable_document(variable: Variable) -> Found {
+    (Document::new(variable.value, Shape::Value), variable.id.into_iter().collect())
 }

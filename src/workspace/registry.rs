@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::reader::Reader;
-use super::session;
-use super::slot::{Interest, Slot, State};
+use super::session::{self, Session};
+use super::slot::{Slot, State};
 use crate::api::SyncStatus;
-use crate::sync::absence::is_delivered;
 use crate::sync::object::WorkspaceKey;
+use crate::sync::snapshot::Interest;
 use crate::sync::workspace::Health;
 use crate::sync::{Dependent, Failure, Object, Reading, RemoteKey};
 
@@ -19,6 +20,8 @@ use crate::sync::{Dependent, Failure, Object, Reading, RemoteKey};
 pub trait Wake: Send + Sync + 'static {
     /// One of these objects' readings, or their workspace, changed.
     fn dependents(&self, dependents: Vec<Dependent>);
+    /// The same where there is no hurry: many of them are spread over time.
+    fn gently(&self, dependents: Vec<Dependent>);
     /// This workspace's health changed.
     fn workspace(&self, key: &WorkspaceKey);
 }
@@ -66,8 +69,16 @@ struct Inner {
 impl Inner {
     /// Drops a slot that nobody asks and that does nothing.
     fn tidy(&mut self, key: &WorkspaceKey) {
-        if self.slots.get(key).is_some_and(|slot| slot.interests.is_empty() && matches!(slot.state, State::Unknown)) {
+        if self.slots.get(key).is_some_and(Slot::is_idle) {
             self.slots.remove(key);
+        }
+    }
+
+    fn forget(&mut self, dependent: &Dependent, key: &WorkspaceKey) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.snapshot.forget(dependent);
+            slot.changed.remove(dependent);
+            self.tidy(key);
         }
     }
 }
@@ -99,7 +110,9 @@ impl Workspaces {
             slot.fingerprint = fingerprint.to_owned();
             *last_epoch += 1;
             slot.epoch = *last_epoch;
-            slot.readings.clear();
+            slot.snapshot.begin_epoch();
+            slot.changed.clear();
+            slot.streaming = false;
             slot.stale_after = stale_after;
             match setup {
                 Setup::Unusable(mut failure) => {
@@ -108,18 +121,26 @@ impl Workspaces {
                     }
                     slot.health = Health::Failing(failure.clone());
                     slot.state = State::Unusable(failure);
-                    slot.interests.keys().cloned().collect()
+                    slot.snapshot.dependents().cloned().collect()
                 }
                 Setup::Usable { reader, interval } => {
                     slot.health = Health::Pending;
-                    let task = session::supervise(self.clone(), key.clone(), slot.epoch, Arc::from(reader), interval);
+                    slot.refreshed = Instant::now();
+                    let session = Session {
+                        key: key.clone(),
+                        epoch: slot.epoch,
+                        reader: Arc::from(reader),
+                        interval,
+                        stale_after,
+                    };
+                    let task = session::supervise(self.clone(), session);
                     slot.state = State::Running(AbortOnDropHandle::new(tokio::spawn(task)));
                     // Its objects hear of it with the first readings; those it had none for ask anew.
                     Vec::new()
                 }
             }
         };
-        self.wake.dependents(woken);
+        self.wake.gently(woken);
     }
 
     /// Forgets a workspace that is gone; its objects are told.
@@ -127,37 +148,32 @@ impl Workspaces {
         let woken: Vec<Dependent> = {
             let mut inner = self.lock();
             let Some(slot) = inner.slots.get_mut(key) else { return };
-            let interests = std::mem::take(&mut slot.interests);
-            let woken = interests.keys().cloned().collect();
-            *slot = Slot { interests, ..Slot::default() };
+            let mut snapshot = std::mem::take(&mut slot.snapshot);
+            snapshot.begin_epoch();
+            let woken = snapshot.dependents().cloned().collect();
+            *slot = Slot { snapshot, ..Slot::default() };
             inner.tidy(key);
             woken
         };
-        self.wake.dependents(woken);
+        self.wake.gently(woken);
     }
 
     /// Notes what `object` asks for, and says what is known. Keys that were not read yet are read at once, and the
     /// object is woken when they are.
     #[must_use]
     pub fn observe(&self, object: &Object, status: &SyncStatus) -> Observation {
-        let interest = interest(object, status);
+        let interest = Interest::of(object, status);
+        let asked = interest.keys.len();
         let mut inner = self.lock();
         let before = inner.assigned.insert(object.id.clone(), object.workspace.clone());
-        if let Some(before) = before.filter(|before| *before != object.workspace)
-            && let Some(slot) = inner.slots.get_mut(&before)
-        {
-            slot.interests.remove(&object.id);
-            inner.tidy(&before);
+        if let Some(before) = before.filter(|before| *before != object.workspace) {
+            inner.forget(&object.id, &before);
         }
         let slot = inner.slots.entry(object.workspace.clone()).or_default();
-        let readings: BTreeMap<RemoteKey, Reading> = interest
-            .keys()
-            .filter_map(|key| slot.readings.get(key).map(|reading| (key.clone(), reading.clone())))
-            .collect();
-        if readings.len() < interest.len() {
+        let readings = slot.snapshot.observe(&object.id, interest);
+        if readings.len() < asked {
             slot.demand.notify_one();
         }
-        slot.interests.insert(object.id.clone(), interest);
         Observation {
             unusable: match &slot.state {
                 State::Unusable(failure) => Some(failure.clone()),
@@ -172,21 +188,24 @@ impl Workspaces {
     /// Notes what the target of `object` holds now: what counts as having vanished later.
     pub fn note(&self, object: &Object, status: &SyncStatus) {
         let mut inner = self.lock();
-        if let Some(slot) = inner.slots.get_mut(&object.workspace)
-            && let Some(noted) = slot.interests.get_mut(&object.id)
-        {
-            *noted = interest(object, status);
+        if let Some(slot) = inner.slots.get_mut(&object.workspace) {
+            slot.snapshot.note(&object.id, Interest::of(object, status));
         }
+    }
+
+    /// The target of `object` follows: how long that took since Prefect's change was seen or, where no event announced
+    /// it, at most took since the read before; `None` when it was no change of Prefect's.
+    pub fn delivered(&self, object: &Object) -> Option<Duration> {
+        let mut inner = self.lock();
+        let changed = inner.slots.get_mut(&object.workspace)?.changed.remove(&object.id)?;
+        Some(changed.elapsed())
     }
 
     /// Forgets an object that is gone, or that is suspended.
     pub fn forget(&self, dependent: &Dependent) {
         let mut inner = self.lock();
-        if let Some(key) = inner.assigned.remove(dependent)
-            && let Some(slot) = inner.slots.get_mut(&key)
-        {
-            slot.interests.remove(dependent);
-            inner.tidy(&key);
+        if let Some(key) = inner.assigned.remove(dependent) {
+            inner.forget(dependent, &key);
         }
     }
 
@@ -213,11 +232,7 @@ impl Workspaces {
         self.lock().slots.get(key).map_or(Health::Pending, |slot| slot.health.clone())
     }
 
-    pub(super) fn with<T>(&self, key: &WorkspaceKey, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
-        self.lock().slots.get_mut(key).map(f)
-    }
-
-    /// As `with`, but only while the workspace is still in the state of `epoch`.
+    /// Looks at a workspace, as long as it is still in the state of `epoch`.
     pub(super) fn in_epoch<T>(&self, key: &WorkspaceKey, epoch: u64, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         self.lock().slots.get_mut(key).filter(|slot| slot.epoch == epoch).map(f)
     }
@@ -230,16 +245,4 @@ impl Workspaces {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The keys of `object`, each with whether its target holds a value of it.
-fn interest(object: &Object, status: &SyncStatus) -> Interest {
-    let mut interest: Interest = object.remote_keys().into_iter().map(|key| (key, false)).collect();
-    for entry in &object.entries {
-        let delivered = status.entries.iter().any(|before| before.key == entry.key && is_delivered(before));
-        if delivered && let Some(held) = interest.get_mut(&entry.remote) {
-            *held = true;
-        }
-    }
-    interest
 }

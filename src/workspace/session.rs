@@ -1,44 +1,87 @@
 //! The loop of one session: when to read, what to do with what came back.
+//!
+//! ```text
+//! demand (a new key) ───────┐                    ┌─► refresh portions, two at a time, in the background
+//! events (a changed key) ───┼─► what is to do ───┼─► urgent portions, at once
+//! schedule (keys are due) ──┘                    └─► check (a new or failing server)
+//!                                  ▲                          │
+//!                                  └── merge, wake, schedule ─┘
+//! ```
+//! Reads run beside the loop, so that a new object waits for no refresh, and the loop itself never waits for Prefect.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::reader::{Pass, Reader};
+use super::pass::{self, Passed};
+use super::reader::Reader;
 use super::registry::Workspaces;
+use super::slot::Slot;
+use super::stream::{self, News};
+use crate::api::{EventsMode, EventsStatus};
+use crate::prefect::Change;
+use crate::sync::absence::Census;
 use crate::sync::object::WorkspaceKey;
-use crate::sync::{Reason, Timestamp};
+use crate::sync::schedule::{Ladder, Schedule};
+use crate::sync::workspace::Health;
+use crate::sync::{Dependent, Failure, Reason, RemoteKey, Timestamp};
 
-/// How long the first demand waits for company, so that many objects become one batch.
+/// How long the first demand waits for company, so that many objects become one batch, and how long at most.
 const GATHER: Duration = Duration::from_millis(20);
+const LONGEST_GATHER: Duration = Duration::from_millis(250);
+/// How long the first read waits for the stream of events: what is read after it opened need not be read once more.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// Portions read at once: of urgent keys, and of a refresh.
+const URGENT: usize = 4;
+const REFRESHING: usize = 2;
+/// How long the stream of events may be cut before the workspace's status says so.
+const CUT_FOR: Duration = Duration::from_secs(30);
+/// How long after a gap in the events everything is read: the changes of the gap may be under way.
+const AFTER_GAP: Duration = Duration::from_millis(100);
+/// At most this often an event that names no key has everything read.
+const ALL_CHANGED: Duration = Duration::from_secs(5);
 /// The first retry after a failure; doubled each time, up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The least time between tries with credentials that were refused; new credentials are a new session.
 const REFUSED_RETRY: Duration = Duration::from_secs(60);
-
 /// The longest time between two tries, however long the interval: a server that is back should be noticed.
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// A new object has a failing server tried again, but not more often than this.
+const DEMANDED_RETRY: Duration = Duration::from_secs(5);
+/// The longest that the loop sleeps: it shows that it is alive.
+const PULSE: Duration = Duration::from_secs(10);
 /// How long a session rests after a panic, which is a bug: others go on, and it is tried again.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
-/// How long the search for what may have been meant by missing names may hold up what was read.
-const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// News of the stream that may wait for the loop.
+const MOST_NEWS: usize = 256;
 
-/// Runs the session until it is aborted, or until the workspace is in another state than `epoch`.
-pub(super) async fn supervise(
-    workspaces: Workspaces,
-    key: WorkspaceKey,
-    epoch: u64,
-    reader: Arc<Reader>,
-    interval: Duration,
-) {
+/// What a session is made of.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub key: WorkspaceKey,
+    pub epoch: u64,
+    pub reader: Arc<Reader>,
+    pub interval: Duration,
+    pub stale_after: Duration,
+}
+
+/// Runs the session until it is aborted, or until the workspace is in another state than its epoch.
+pub(super) async fn supervise(workspaces: Workspaces, session: Session) {
     let clock = Clock::start();
     loop {
-        let session = run(workspaces.clone(), key.clone(), (epoch, clock), reader.clone(), interval);
-        match AbortOnDropHandle::new(tokio::spawn(session)).await {
+        let run = Run::new(workspaces.clone(), session.clone(), clock);
+        match AbortOnDropHandle::new(tokio::spawn(run.run())).await {
             Ok(()) => return,
-            Err(_) => tracing::error!(workspace = %key, "the session panicked; it starts again in {AFTER_PANIC:?}"),
+            Err(_) => {
+                tracing::error!(workspace = %session.key, "the session panicked; it starts again in {AFTER_PANIC:?}");
+            }
         }
         tokio::time::sleep(AFTER_PANIC).await;
     }
@@ -46,7 +89,7 @@ pub(super) async fn supervise(
 
 /// Times of one epoch that only go forward, so that a clock that is set confirms no absence.
 #[derive(Clone, Copy)]
-struct Clock {
+pub(super) struct Clock {
     began: Timestamp,
     since: Instant,
 }
@@ -56,97 +99,472 @@ impl Clock {
         Self { began: Timestamp::now(), since: Instant::now() }
     }
 
-    fn now(&self) -> Timestamp {
-        self.began.checked_add(self.since.elapsed()).unwrap_or(self.began)
+    pub fn now(&self) -> Timestamp {
+        self.began.checked_add(self.elapsed()).unwrap_or(self.began)
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    fn at(&self, elapsed: Duration) -> Instant {
+        self.since + elapsed
     }
 }
 
-async fn run(
+/// What is known of the server.
+enum Server {
+    /// Nothing yet.
+    New,
+    /// It is being asked; how often it failed before.
+    Asked { failures: u32 },
+    /// It answers.
+    Well,
+    /// It does not.
+    Failing { failures: u32, tried: Duration, retry: Duration, reason: Reason },
+}
+
+/// A refresh under way.
+struct Refresh {
+    intervals: BTreeSet<Duration>,
+    left: VecDeque<BTreeSet<RemoteKey>>,
+    running: usize,
+    number: u64,
+}
+
+/// What a pass is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// Somebody waits for it.
+    Urgent,
+    /// The refresh of this number.
+    Refresh(u64),
+}
+
+enum Done {
+    Checked(Result<Option<String>, Failure>),
+    Passed(Option<Passed>, Lane),
+}
+
+/// One run of a session. All times are since its clock started.
+struct Run {
     workspaces: Workspaces,
-    key: WorkspaceKey,
-    (epoch, clock): (u64, Clock),
-    reader: Arc<Reader>,
-    interval: Duration,
-) {
-    let Some(demand) = workspaces.with(&key, |slot| slot.demand.clone()) else { return };
-    let mut server_version: Option<Option<String>> = None;
-    let mut failures = 0;
-    // The failure that was logged last.
-    let mut said: Option<String> = None;
-    let mut next_refresh = Instant::now();
-    loop {
-        let refresh = Instant::now() >= next_refresh;
-        let Some((wanted, known_absent)) = workspaces.in_epoch(&key, epoch, |slot| {
-            let wanted = if refresh { slot.wanted() } else { slot.unread() };
-            (wanted, slot.confirmed_absent())
-        }) else {
-            return;
-        };
-        if !refresh && wanted.is_empty() {
-            tokio::select! {
-                () = tokio::time::sleep_until(next_refresh) => {}
-                () = demand.notified() => tokio::time::sleep(GATHER).await,
-            }
-            continue;
+    session: Session,
+    clock: Clock,
+    server: Server,
+    /// When it last answered a check.
+    proven: Option<Duration>,
+    version: Option<String>,
+    census: Census,
+    schedule: Schedule,
+    ladder: Ladder,
+    /// Portions of keys that nobody may wait for, and those of them that were never read.
+    urgent: VecDeque<BTreeSet<RemoteKey>>,
+    first_reads: BTreeSet<RemoteKey>,
+    urgent_running: usize,
+    refresh: Option<Refresh>,
+    refreshes: u64,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Since when and until when demands are gathered.
+    gathering: Option<(Duration, Duration)>,
+    /// How changes are noticed; `None` while that is open, and since when it is.
+    events: Option<EventsStatus>,
+    silent_since: Option<(Duration, EventsStatus)>,
+    listening: bool,
+    all_changed: Option<Duration>,
+    /// When the objects that were well are told of an outage.
+    stale: Option<Duration>,
+    /// The failure that was logged last.
+    said: Option<String>,
+}
+
+impl Run {
+    fn new(workspaces: Workspaces, session: Session, clock: Clock) -> Self {
+        Self {
+            schedule: Schedule::new(spread(&session.key)),
+            workspaces,
+            session,
+            clock,
+            server: Server::New,
+            proven: None,
+            version: None,
+            census: Census::default(),
+            ladder: Ladder::default(),
+            urgent: VecDeque::new(),
+            first_reads: BTreeSet::new(),
+            urgent_running: 0,
+            refresh: None,
+            refreshes: 0,
+            running: FuturesUnordered::new(),
+            gathering: None,
+            events: None,
+            silent_since: None,
+            listening: false,
+            all_changed: None,
+            stale: None,
+            said: None,
         }
-        let asked = clock.now();
-        // Since when a failure lasts is told to people, and compared with the time of day.
-        let now = Timestamp::now();
-        let mut outage = None;
-        // Reading proves that all is well; the check is for a new or failing server, and for nothing to read.
-        if server_version.is_none() || (refresh && wanted.is_empty()) {
-            match reader.check(now).await {
-                Ok(version) => server_version = Some(version),
-                Err(failure) => outage = Some(failure),
-            }
-        }
-        let pass = match outage {
-            Some(outage) => Pass { reads: Default::default(), outage: Some(outage), retry_after: None },
-            None => reader.read(&wanted, &known_absent, now).await,
-        };
-        let Some(unexplained) = workspaces.in_epoch(&key, epoch, |slot| slot.unexplained(&pass)) else { return };
-        // It costs a hint where it takes too long.
-        let explained = tokio::time::timeout(EXPLAIN_TIMEOUT, reader.explain(&unexplained)).await.unwrap_or_default();
-        match &pass.outage {
-            None => {
-                if refresh {
-                    next_refresh = Instant::now() + interval;
-                } else if failures > 0 {
-                    // It answers again: the others should hear of it.
-                    next_refresh = Instant::now();
-                }
-                failures = 0;
-                if said.take().is_some() {
-                    tracing::info!(workspace = %key, "can be read again");
-                }
-            }
-            Some(outage) => {
-                // The server may come back as another version.
-                server_version = None;
-                let asked = pass.retry_after.unwrap_or_default().min(LONGEST_RETRY);
-                let delay = retry_delay(failures, interval, outage.reason).max(asked);
-                // Once: an outage may last, and the workspace's condition says that it does.
-                if said.replace(outage.message.clone()).as_ref() == Some(&outage.message) {
-                    tracing::debug!(workspace = %key, reason = %outage.reason, retry_in = ?delay, "{}", outage.message);
-                } else {
-                    tracing::warn!(workspace = %key, reason = %outage.reason, retry_in = ?delay, "{}", outage.message);
-                }
-                failures += 1;
-                next_refresh = Instant::now() + delay;
-            }
-        }
-        let version = server_version.clone().flatten();
-        let Some(merged) = workspaces
-            .in_epoch(&key, epoch, |slot| slot.merge(pass, explained, version, (asked, clock.now()), interval))
-        else {
-            return;
-        };
-        tracing::debug!(workspace = %key, keys = wanted.len(), changed = merged.wake.len(), "read");
-        if merged.health_changed {
-            workspaces.wake().workspace(&key);
-        }
-        workspaces.wake().dependents(merged.wake);
     }
+
+    async fn run(mut self) {
+        let Some(demand) = self.slot(|slot| slot.demand.clone()) else { return };
+        let (news_in, mut news) = mpsc::channel(MOST_NEWS);
+        let (may_connect, gate) = watch::channel(true);
+        let listener = stream::listen(self.session.reader.clone(), news_in, gate);
+        let _listener = AbortOnDropHandle::new(tokio::spawn(listener));
+        let reader = self.session.reader.clone();
+        let mut hears = reader.client.is_some();
+        loop {
+            if self.start_work().is_none() {
+                return;
+            }
+            may_connect.send_if_modified(|may| {
+                let well = !matches!(self.server, Server::Failing { .. } | Server::Asked { failures: 1.. });
+                std::mem::replace(may, well) != well
+            });
+            let wake_up = self.clock.at(self.next_deadline());
+            let failing = matches!(self.server, Server::Failing { .. });
+            let went_on = tokio::select! {
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
+                () = demand.notified() => self.gather(),
+                heard = news.recv(), if hears => match heard {
+                    Some(heard) => self.hear(heard),
+                    None => { hears = false; Some(()) }
+                },
+                () = reader.recovered(), if failing => self.retry_now(),
+                () = tokio::time::sleep_until(wake_up) => Some(()),
+            };
+            if went_on.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// As long as the workspace is still in the state of this session.
+    fn slot<T>(&self, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        self.workspaces.in_epoch(&self.session.key, self.session.epoch, f)
+    }
+
+    fn next_deadline(&self) -> Duration {
+        let now = self.clock.elapsed();
+        let well = matches!(self.server, Server::Well);
+        let retry = match self.server {
+            Server::Failing { retry, .. } => Some(retry),
+            _ => None,
+        };
+        let deadlines = [
+            self.schedule.next().filter(|_| well && self.refresh.is_none()),
+            self.ladder.next().filter(|_| well),
+            self.gathering.map(|(_, until)| until).filter(|_| well),
+            Some(FIRST_WAIT).filter(|wait| *wait > now),
+            self.silent_since.as_ref().map(|(since, _)| *since + CUT_FOR),
+            self.stale,
+            retry,
+        ];
+        deadlines.into_iter().flatten().min().unwrap_or(now + PULSE).min(now + PULSE)
+    }
+
+    /// Starts what is to do now. `None` when the session is over.
+    fn start_work(&mut self) -> Option<()> {
+        let now = self.clock.elapsed();
+        if self.stale.is_some_and(|stale| stale <= now) {
+            self.stale = None;
+            let well: Vec<Dependent> = self.slot(|slot| slot.snapshot.dependents_that_are(true).cloned().collect())?;
+            self.workspaces.wake().gently(well);
+        }
+        if self.silent_since.as_ref().is_some_and(|(since, _)| *since + CUT_FOR <= now) {
+            self.events = self.silent_since.take().map(|(_, status)| status);
+            self.say_health()?;
+        }
+        match self.server {
+            Server::New => self.check(0),
+            Server::Failing { failures, retry, .. } if retry <= now => self.check(failures),
+            Server::Well => self.start_reads(now)?,
+            Server::Failing { .. } | Server::Asked { .. } => {}
+        }
+        Some(())
+    }
+
+    fn start_reads(&mut self, now: Duration) -> Option<()> {
+        // What is read once events are heard need not be read again because they were not.
+        if self.session.reader.client.is_some()
+            && !self.listening
+            && self.events.is_none()
+            && self.silent_since.is_none()
+            && now < FIRST_WAIT
+        {
+            return Some(());
+        }
+        let interval = self.session.interval;
+        if self.gathering.is_none_or(|(_, until)| until <= now) {
+            self.gathering = None;
+            let portions = self.slot(|slot| {
+                let new: BTreeSet<RemoteKey> = slot.snapshot.unread().difference(&self.first_reads).cloned().collect();
+                let portions = slot.snapshot.portions(&new, true);
+                (new, portions)
+            })?;
+            self.first_reads.extend(portions.0);
+            // The newest first: the others are being read already.
+            portions.1.into_iter().rev().for_each(|portion| self.urgent.push_front(portion));
+        }
+        let announced = self.ladder.climb(now);
+        if !announced.is_empty() {
+            let portions = self.slot(|slot| slot.snapshot.portions(&announced, true))?;
+            self.urgent.extend(portions);
+        }
+        while self.urgent_running < URGENT
+            && let Some(portion) = self.urgent.pop_front()
+        {
+            self.urgent_running += 1;
+            self.read(portion, Lane::Urgent);
+        }
+        let intervals = self.slot(|slot| slot.snapshot.intervals(interval))?;
+        self.schedule.keep(&intervals, now);
+        let due = self.schedule.due(now);
+        if self.refresh.is_none() && !due.is_empty() {
+            let left: VecDeque<_> = self
+                .slot(|slot| {
+                    let keys = slot.snapshot.due(&due, interval);
+                    slot.snapshot.portions(&keys, false)
+                })?
+                .into();
+            // Where there is nothing to read the server is asked all the same how it does.
+            let proven = self.proven.is_some_and(|proven| proven + interval / 2 > now);
+            if left.is_empty() && due.contains(&interval) && !proven {
+                self.check(0);
+                return Some(());
+            }
+            self.refreshes += 1;
+            self.refresh = Some(Refresh { intervals: due, left, running: 0, number: self.refreshes });
+        }
+        while let Some(refresh) = &mut self.refresh
+            && refresh.running < REFRESHING
+            && let Some(portion) = refresh.left.pop_front()
+        {
+            refresh.running += 1;
+            let lane = Lane::Refresh(refresh.number);
+            self.read(portion, lane);
+        }
+        if self.refresh.as_ref().is_some_and(|refresh| refresh.running == 0) {
+            self.refreshed()?;
+        }
+        Some(())
+    }
+
+    fn read(&mut self, portion: BTreeSet<RemoteKey>, lane: Lane) {
+        let (workspaces, session, clock) = (self.workspaces.clone(), self.session.clone(), self.clock);
+        self.running.push(Box::pin(async move {
+            let background = lane != Lane::Urgent;
+            Done::Passed(pass::read(&workspaces, &session, clock, portion, background).await, lane)
+        }));
+    }
+
+    fn check(&mut self, failures: u32) {
+        self.server = Server::Asked { failures };
+        let reader = self.session.reader.clone();
+        self.running.push(Box::pin(async move { Done::Checked(reader.check(Timestamp::now()).await) }));
+    }
+
+    /// Demands wait a moment for company.
+    fn gather(&mut self) -> Option<()> {
+        let now = self.clock.elapsed();
+        let (since, _) = *self.gathering.get_or_insert((now, now));
+        self.gathering = Some((since, (now + GATHER).min(since + LONGEST_GATHER)));
+        if let Server::Failing { tried, retry, reason, .. } = &mut self.server
+            && !matches!(reason, Reason::CredentialsRefused | Reason::PrefectThrottled)
+        {
+            *retry = (*retry).min(*tried + DEMANDED_RETRY);
+        }
+        Some(())
+    }
+
+    fn retry_now(&mut self) -> Option<()> {
+        if let Server::Failing { retry, .. } = &mut self.server {
+            *retry = self.clock.elapsed();
+        }
+        Some(())
+    }
+
+    fn hear(&mut self, news: News) -> Option<()> {
+        let now = self.clock.elapsed();
+        match news {
+            News::Listening => {
+                self.listening = true;
+                self.silent_since = None;
+                self.events = Some(EventsStatus { mode: EventsMode::Streaming, message: None });
+                // What changed before was not heard.
+                if self.slot(|slot| slot.snapshot.has_read_before(now))? || !self.running.is_empty() {
+                    self.schedule.all_due(now + AFTER_GAP);
+                }
+                self.say_health()?;
+            }
+            News::Silent { status, for_good } => {
+                self.listening = false;
+                if for_good {
+                    self.silent_since = None;
+                    self.events = Some(status);
+                    self.say_health()?;
+                } else if self.events.as_ref().is_none_or(|events| events.mode == EventsMode::Streaming) {
+                    self.silent_since.get_or_insert((now, status));
+                }
+            }
+            News::Change(Change::Unknown) => {
+                let earliest = self.all_changed.map_or(now, |last| last + ALL_CHANGED).max(now + AFTER_GAP);
+                self.all_changed = Some(earliest);
+                self.schedule.all_due(earliest);
+            }
+            News::Change(Change::Block { id, name }) => {
+                let keys = self.slot(|slot| slot.snapshot.announced(true, &name, id))?;
+                self.ladder.announce(keys, now);
+            }
+            News::Change(Change::Variable { id, name }) => {
+                let keys = self.slot(|slot| slot.snapshot.announced(false, &name, id))?;
+                self.ladder.announce(keys, now);
+            }
+        }
+        self.slot(|slot| slot.streaming = self.listening)
+    }
+
+    fn finish(&mut self, done: Done) -> Option<()> {
+        match done {
+            Done::Checked(Ok(version)) => {
+                self.version = version;
+                self.server = Server::Well;
+                let now = self.clock.elapsed();
+                self.proven = Some(now);
+                if self.slot(|slot| slot.snapshot.outage().is_some())? {
+                    // It answers again: everything is read, also what is not due.
+                    self.schedule.all_due(now);
+                }
+                self.say_health()
+            }
+            Done::Checked(Err(failure)) => self.failed(&failure, None),
+            Done::Passed(passed, lane) => {
+                match (lane, &mut self.refresh) {
+                    (Lane::Urgent, _) => self.urgent_running -= 1,
+                    (Lane::Refresh(number), Some(refresh)) if refresh.number == number => refresh.running -= 1,
+                    // Of a refresh that an outage ended.
+                    (Lane::Refresh(_), _) => {}
+                }
+                let passed = passed?;
+                self.first_reads.retain(|key| !passed.reads.contains_key(key));
+                match passed.outage {
+                    Some(failure) => self.failed(&failure, passed.retry_after),
+                    None => self.merge(passed),
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, passed: Passed) -> Option<()> {
+        let Passed { number, reads, explained, times, .. } = passed;
+        let keys = reads.len();
+        let interval = self.session.interval;
+        let merged = self.slot(|slot| slot.snapshot.merge(number, reads, explained, times, interval))?;
+        let now = self.clock.elapsed();
+        if merged.vanishing {
+            // Whether it is most of them is to be known before any absence is confirmed.
+            self.schedule.all_due(now);
+        }
+        self.census = merged.census;
+        let since = merged.changed.iter().map(|(key, read_at)| self.ladder.announced(key).unwrap_or(*read_at)).min();
+        let since = since.map(|since| self.clock.at(since));
+        self.slot(|slot| {
+            for dependent in since.iter().flat_map(|_| &merged.wake) {
+                slot.changed.entry(dependent.clone()).or_insert(since.unwrap_or_else(Instant::now));
+            }
+        })?;
+        tracing::debug!(workspace = %self.session.key, keys, changed = merged.wake.len(), "read");
+        let recovered = merged.recovered.difference(&merged.wake).cloned().collect();
+        self.workspaces.wake().dependents(merged.wake.into_iter().collect());
+        self.workspaces.wake().gently(recovered);
+        self.say_health()
+    }
+
+    /// A refresh is complete.
+    fn refreshed(&mut self) -> Option<()> {
+        let Some(refresh) = self.refresh.take() else { return Some(()) };
+        let now = self.clock.elapsed();
+        self.schedule.read(&refresh.intervals, now);
+        let recovered = self.slot(|slot| {
+            slot.refreshed = Instant::now();
+            let was_out = slot.snapshot.outage().is_some();
+            slot.snapshot.end_outage();
+            was_out
+        })?;
+        if recovered {
+            self.stale = None;
+        }
+        if self.said.take().is_some() {
+            tracing::info!(workspace = %self.session.key, "can be read again");
+        }
+        self.say_health()
+    }
+
+    /// Nothing can be read.
+    fn failed(&mut self, failure: &Failure, retry_after: Option<Duration>) -> Option<()> {
+        let now = self.clock.elapsed();
+        let failures = match self.server {
+            // Others that were under way fail with it.
+            Server::Failing { failures, .. } => failures,
+            Server::Asked { failures } => failures + 1,
+            Server::New | Server::Well => 1,
+        };
+        let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY);
+        let delay = retry_delay(failures - 1, self.session.interval, failure.reason).max(asked);
+        let retry = now + delay;
+        self.server = Server::Failing { failures, tried: now, retry, reason: failure.reason };
+        self.refresh = None;
+        self.urgent.clear();
+        self.first_reads.clear();
+        // Once: an outage may last, and the workspace's condition says that it does.
+        let (workspace, reason, message) = (&self.session.key, failure.reason, &failure.message);
+        if self.said.replace(message.clone()).as_ref() == Some(message) {
+            tracing::debug!(%workspace, %reason, retry_in = ?delay, "{message}");
+        } else {
+            tracing::warn!(%workspace, %reason, retry_in = ?delay, "{message}");
+        }
+        let began = self.slot(|slot| slot.snapshot.outage().is_none())?;
+        let news = self.slot(|slot| slot.snapshot.begin_outage(failure.clone()))?;
+        if began {
+            self.stale = Some(now + self.session.stale_after);
+        }
+        if news {
+            let unwell: Vec<Dependent> =
+                self.slot(|slot| slot.snapshot.dependents_that_are(false).cloned().collect())?;
+            self.workspaces.wake().gently(unwell);
+        }
+        self.say_health()
+    }
+
+    /// Has the workspace's status written if it differs.
+    fn say_health(&mut self) -> Option<()> {
+        let well =
+            || Health::Well { server_version: self.version.clone(), census: self.census, events: self.events.clone() };
+        let changed = self.slot(|slot| {
+            let health = match (slot.snapshot.outage(), &slot.health) {
+                (Some(failure), _) => Health::Failing(failure.clone()),
+                // Only reading shows that it may be read.
+                (None, Health::Pending) if !matches!(self.server, Server::Well) => return false,
+                (None, Health::Pending) if !slot.snapshot.is_empty() && !slot.snapshot.has_read() => return false,
+                (None, _) => well(),
+            };
+            let changed = health != slot.health;
+            slot.health = health;
+            changed
+        })?;
+        if changed {
+            self.workspaces.wake().workspace(&self.session.key);
+        }
+        Some(())
+    }
+}
+
+/// Tells workspaces apart, from 0 to 1.
+fn spread(key: &WorkspaceKey) -> f64 {
+    let text = key.to_string();
+    let hash = text.bytes().fold(0_u32, |hash, byte| hash.wrapping_mul(16_777_619) ^ u32::from(byte));
+    f64::from(hash % 1_000) / 1_000.0
 }
 
 /// Exponential from a second to the interval; slower where only new credentials can help; five minutes at most.

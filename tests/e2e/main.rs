@@ -11,6 +11,7 @@ mod fixture;
 
 mod absence;
 mod auth;
+mod events;
 mod local;
 mod messages;
 mod messages_workspace;
@@ -19,6 +20,7 @@ mod promises;
 mod promises_beside;
 mod reconciling;
 mod resources;
+mod sessions;
 mod smoke;
 mod starting;
 mod stored;

@@ -173,8 +173,8 @@ spec:
         (
             "pws",
             vec![
-                vec!["NAME", "READY", "REASON", "SERVER", "URL", "AGE"],
-                vec!["default", "True", "Connected", "3.8.8", url],
+                vec!["NAME", "READY", "REASON", "SERVER", "CHANGES", "URL", "AGE"],
+                vec!["default", "True", "Connected", "3.8.8", "Streaming", url],
             ],
         ),
     ] {

@@ -73,6 +73,13 @@ impl Prefect {
         }
     }
 
+    /// Kills the server at once, as when its machine fails.
+    pub fn kill_now(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill_now();
+        }
+    }
+
     /// Starts it again after [`Prefect::stop`], on the same port, with the database it had.
     pub async fn start_again(&mut self) {
         assert!(self.process.is_none(), "this Prefect server already runs");

@@ -99,6 +99,12 @@ impl PrefectClient {
         }
     }
 
+    /// Gives a Variable, which must exist, another name.
+    pub async fn rename_variable(&self, name: &str, to: &str) {
+        let body = json!({"name": to}).to_string();
+        self.expect(&Method::PATCH, &format!("/variables/name/{name}"), Some(body)).await;
+    }
+
     /// Deletes a Variable, which must exist.
     pub async fn delete_variable(&self, name: &str) {
         self.expect(&Method::DELETE, &format!("/variables/name/{name}"), None).await;
@@ -109,6 +115,11 @@ impl PrefectClient {
     pub async fn get_text(&self, path: &str) -> String {
         let answer = self.retried(&Method::GET, path, None).await;
         accept(&Method::GET, path, answer)
+    }
+
+    /// The id of a block, which must exist.
+    pub async fn id_of_block(&self, type_slug: &str, name: &str) -> String {
+        self.block_id(type_slug, name).await.unwrap_or_else(|| panic!("no {type_slug} block {name:?}"))
     }
 
     /// The id of a block, if it exists.

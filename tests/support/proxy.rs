@@ -19,6 +19,8 @@ pub enum Mode {
     Answer(u16, Vec<(&'static str, String)>, String),
     /// Answers requests whose path or body contains the text so, and passes the others.
     AnswerWhere(String, u16, String),
+    /// Never answers requests whose path or body contains the text, and passes the others.
+    HangWhere(String),
     /// Sends half an answer and cuts the connection.
     Cut,
     /// Takes the request and never answers.
@@ -99,6 +101,12 @@ async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap,
         Mode::AnswerWhere(part, status, text) => {
             if path.contains(&part) || String::from_utf8_lossy(&body).contains(&part) {
                 return (StatusCode::from_u16(status).expect("a status"), text).into_response();
+            }
+            forward(&state, method, &path, headers, body).await
+        }
+        Mode::HangWhere(part) => {
+            if path.contains(&part) || String::from_utf8_lossy(&body).contains(&part) {
+                return std::future::pending().await;
             }
             forward(&state, method, &path, headers, body).await
         }

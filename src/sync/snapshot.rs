@@ -1,0 +1,523 @@
+//! What is known of one workspace: which object asks for which keys, what was read, and whom a change concerns.
+//!
+//! A **pass** reads a portion of the keys; passes may run side by side. Merging one compares it with what was known,
+//! and names the objects one of whose readings changed. Readings are held here once, however many objects share them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::absence::{Census, absent, hold, is_delivered};
+use super::conditions::is_ready;
+use super::reading::Before;
+use super::{Absence, Answer, Dependent, Failure, Missing, Object, Read, Reading, RemoteKey, Timestamp};
+use crate::api::SyncStatus;
+
+/// The most keys of one kind in a portion: as many as Prefect takes in one request.
+const PORTION: usize = 200;
+/// With more users than this a key calls for no other: their objects' other keys call for it.
+const MOST_USERS: usize = 16;
+/// The most keys that are read once more in the same pass because they share an object with a changed one.
+const MOST_COMPANIONS: usize = 200;
+
+/// What one object asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Its keys, each with whether its target holds a value of it.
+    pub keys: BTreeMap<RemoteKey, bool>,
+    /// Its own refresh interval; `None` for the workspace's.
+    pub interval: Option<Duration>,
+    /// Whether it is Ready in its present generation, so that an outage is no news to it until it is stale.
+    pub well: bool,
+}
+
+impl Interest {
+    /// What `object`, whose status is `status`, asks for.
+    #[must_use]
+    pub fn of(object: &Object, status: &SyncStatus) -> Self {
+        let mut keys: BTreeMap<RemoteKey, bool> = object.remote_keys().into_iter().map(|key| (key, false)).collect();
+        for entry in &object.entries {
+            let delivered = status.entries.iter().any(|before| before.key == entry.key && is_delivered(before));
+            if delivered && let Some(held) = keys.get_mut(&entry.remote) {
+                *held = true;
+            }
+        }
+        let well = is_ready(&status.conditions) && status.observed_generation == object.generation;
+        Self { keys, interval: object.refresh_interval, well }
+    }
+}
+
+/// One key that some object asks for.
+#[derive(Default)]
+struct Known {
+    reading: Option<Reading>,
+    ids: Box<[Uuid]>,
+    users: BTreeSet<Dependent>,
+    /// The merge that brought the reading.
+    merged: u64,
+    /// When it was last read, since the session began.
+    read_at: Duration,
+}
+
+/// Why nothing can be read, and which readings are from before.
+struct Outage {
+    failure: Failure,
+    /// Readings of this merge and of earlier ones are from before it.
+    before: u64,
+}
+
+/// What is known of one workspace in one epoch.
+#[derive(Default)]
+pub struct Snapshot {
+    interests: HashMap<Dependent, Interest>,
+    keys: BTreeMap<RemoteKey, Known>,
+    unread: BTreeSet<RemoteKey>,
+    outage: Option<Outage>,
+    passes: u64,
+    merged: u64,
+}
+
+/// What a merged pass calls for.
+#[derive(Default)]
+pub struct Merged {
+    /// Objects one of whose readings changed.
+    pub wake: BTreeSet<Dependent>,
+    /// Objects that an outage had made not ready and that can be read again.
+    pub recovered: BTreeSet<Dependent>,
+    /// The keys whose answer is another than before, each with when it was read before, since the session began.
+    pub changed: Vec<(RemoteKey, Duration)>,
+    /// Keys that vanished together.
+    pub census: Census,
+    /// Whether several keys are newly gone, so that it must be known soon how many.
+    pub vanishing: bool,
+}
+
+/// When a pass asked and was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Before its first question.
+    pub asked: Timestamp,
+    /// After its last answer.
+    pub answered: Timestamp,
+    /// Before its first question, since the session began.
+    pub at: Duration,
+}
+
+impl Snapshot {
+    /// Notes what an object asks for, and says what is known of its keys, as [`Snapshot::readings`] does.
+    pub fn observe(&mut self, object: &Dependent, interest: Interest) -> BTreeMap<RemoteKey, Reading> {
+        let before = self.interests.insert(object.clone(), interest);
+        for key in before.iter().flat_map(|before| before.keys.keys()) {
+            if !self.interests[object].keys.contains_key(key) {
+                release(&mut self.keys, &mut self.unread, key, object);
+            }
+        }
+        let interest = &self.interests[object];
+        let known = before.as_ref();
+        for key in interest.keys.keys().filter(|key| known.is_none_or(|known| !known.keys.contains_key(*key))) {
+            let known = self.keys.entry(key.clone()).or_default();
+            known.users.insert(object.clone());
+            if known.reading.is_none() {
+                self.unread.insert(key.clone());
+            }
+        }
+        self.readings(object)
+    }
+
+    /// What is known of the keys that an object asks for; one that is not there was not read yet.
+    #[must_use]
+    pub fn readings(&self, object: &Dependent) -> BTreeMap<RemoteKey, Reading> {
+        let keys = self.interests.get(object).into_iter().flat_map(|interest| interest.keys.keys());
+        keys.filter_map(|key| Some((key.clone(), self.reading(key)?))).collect()
+    }
+
+    /// Notes anew what an object's target holds, if the object asks for anything.
+    pub fn note(&mut self, object: &Dependent, interest: Interest) {
+        if let Some(noted) = self.interests.get_mut(object)
+            && noted.keys.keys().eq(interest.keys.keys())
+        {
+            *noted = interest;
+        }
+    }
+
+    /// Forgets an object, and the keys that nobody else asks for.
+    pub fn forget(&mut self, object: &Dependent) {
+        for key in self.interests.remove(object).into_iter().flat_map(|interest| interest.keys.into_keys()) {
+            release(&mut self.keys, &mut self.unread, &key, object);
+        }
+    }
+
+    /// Forgets all readings, and keeps who asks for what: another epoch begins.
+    pub fn begin_epoch(&mut self) {
+        self.outage = None;
+        for (key, known) in &mut self.keys {
+            known.reading = None;
+            known.ids = Box::default();
+            self.unread.insert(key.clone());
+        }
+    }
+
+    /// Whether nobody asks for anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.interests.is_empty()
+    }
+
+    /// Who asks for something.
+    pub fn dependents(&self) -> impl Iterator<Item = &Dependent> {
+        self.interests.keys()
+    }
+
+    /// Who asks for something and is well, or is not.
+    pub fn dependents_that_are(&self, well: bool) -> impl Iterator<Item = &Dependent> {
+        self.interests.iter().filter(move |(_, interest)| interest.well == well).map(|(dependent, _)| dependent)
+    }
+
+    /// The keys that have neither an answer nor a failure of their own.
+    #[must_use]
+    pub fn unread(&self) -> &BTreeSet<RemoteKey> {
+        &self.unread
+    }
+
+    /// Whether any key was read that was asked for before `at`, since the session began.
+    #[must_use]
+    pub fn has_read_before(&self, at: Duration) -> bool {
+        self.keys.values().any(|known| known.reading.is_some() && known.read_at < at)
+    }
+
+    /// Whether any key was read.
+    #[must_use]
+    pub fn has_read(&self) -> bool {
+        self.keys.values().any(|known| known.reading.is_some())
+    }
+
+    /// The intervals at which keys are to be read; `default` is the workspace's.
+    #[must_use]
+    pub fn intervals(&self, default: Duration) -> BTreeSet<Duration> {
+        let own = self.interests.values().filter_map(|interest| interest.interval);
+        own.chain([default]).collect()
+    }
+
+    /// The keys that are to be read at one of `intervals`: a key at the shortest that one of its users asks for.
+    #[must_use]
+    pub fn due(&self, intervals: &BTreeSet<Duration>, default: Duration) -> BTreeSet<RemoteKey> {
+        let interval = |user: &Dependent| self.interests.get(user).and_then(|i| i.interval).unwrap_or(default);
+        let due = self.keys.iter().filter(|(_, known)| {
+            known.users.iter().map(interval).min().is_some_and(|shortest| intervals.contains(&shortest))
+        });
+        due.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The keys that an announcement of Prefect's concerns: those of that name, and those that are or contain the
+    /// document of that id.
+    #[must_use]
+    pub fn announced(&self, is_block: bool, name: &str, id: Uuid) -> BTreeSet<RemoteKey> {
+        let concerns = |key: &RemoteKey, known: &Known| {
+            (matches!(key, RemoteKey::Block { .. }) == is_block && key.name() == name) || known.ids.contains(&id)
+        };
+        self.keys.iter().filter(|(key, known)| concerns(key, known)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// `keys` in portions that can be read one after the other. Of an object's keys those that are asked for are in
+    /// one portion, so that its target is one snapshot; `with_companions` adds the object's others.
+    #[must_use]
+    pub fn portions(&self, keys: &BTreeSet<RemoteKey>, with_companions: bool) -> Vec<BTreeSet<RemoteKey>> {
+        let mut portions = Vec::new();
+        let mut placed: BTreeSet<&RemoteKey> = BTreeSet::new();
+        let mut portion: BTreeSet<RemoteKey> = BTreeSet::new();
+        let mut sizes: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+        for key in keys {
+            if placed.contains(key) {
+                continue;
+            }
+            let users = self.keys.get(key).map(|known| &known.users);
+            let users = users.into_iter().filter(|users| users.len() <= MOST_USERS).flatten();
+            let companions = users
+                .filter_map(|user| self.interests.get(user))
+                .flat_map(|interest| interest.keys.keys())
+                .filter(|companion| with_companions || keys.contains(*companion));
+            let group: BTreeSet<&RemoteKey> = companions.chain([key]).filter(|key| !portion.contains(*key)).collect();
+            let mut grown = sizes.clone();
+            for key in &group {
+                *grown.entry(block_type(key)).or_default() += 1;
+            }
+            if !portion.is_empty() && grown.values().any(|size| *size > PORTION) {
+                portions.push(std::mem::take(&mut portion));
+                grown = BTreeMap::new();
+                for key in &group {
+                    *grown.entry(block_type(key)).or_default() += 1;
+                }
+            }
+            sizes = grown;
+            portion.extend(group.iter().map(|key| (*key).clone()));
+            placed.extend(group);
+        }
+        portions.extend(Some(portion).filter(|portion| !portion.is_empty()));
+        portions
+    }
+
+    /// Begins a pass: its number, and what is known of the keys that it reads.
+    pub fn begin_pass(&mut self, keys: &BTreeSet<RemoteKey>) -> (u64, BTreeMap<RemoteKey, Before>) {
+        self.passes += 1;
+        (self.passes, self.before(keys))
+    }
+
+    /// What is known of `keys` before they are read.
+    #[must_use]
+    pub fn before(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Before> {
+        let before =
+            |key: &RemoteKey| match self.keys.get(key).and_then(|known| known.reading.as_ref()?.answer.as_ref()) {
+                None => Before::Nothing,
+                Some(Answer::Absent(absence)) if absence.confirmed => Before::Absent,
+                Some(_) => Before::Answered,
+            };
+        keys.iter().map(|key| (key.clone(), before(key))).collect()
+    }
+
+    /// The keys to read in the same pass as `reads`, because an object one of whose keys changed has them too.
+    #[must_use]
+    pub fn companions(&self, reads: &BTreeMap<RemoteKey, Read>) -> BTreeSet<RemoteKey> {
+        let is_other = |known: &Known, read: &Read| match (read, known.reading.as_ref().and_then(|r| r.answer.as_ref()))
+        {
+            (Read::Found { document, .. }, Some(Answer::Found { document: held, .. })) => **document != **held,
+            (Read::Found { .. }, _) => true,
+            _ => false,
+        };
+        let users = reads
+            .iter()
+            .filter_map(|(key, read)| self.keys.get(key).filter(|known| is_other(known, read)))
+            .flat_map(|known| &known.users);
+        let keys = users.filter_map(|user| self.interests.get(user)).flat_map(|interest| interest.keys.keys());
+        let companions: BTreeSet<&RemoteKey> = keys.filter(|key| !reads.contains_key(*key)).collect();
+        // More are of a key that everybody shares: they are as fresh as their interval says.
+        if companions.len() > MOST_COMPANIONS {
+            return BTreeSet::new();
+        }
+        companions.into_iter().cloned().collect()
+    }
+
+    /// Keys that `reads` finds missing for the first time, so that nothing explains them yet.
+    #[must_use]
+    pub fn unexplained(&self, reads: &BTreeMap<RemoteKey, Read>) -> BTreeSet<RemoteKey> {
+        let was_absent = |key: &RemoteKey| {
+            let reading = self.keys.get(key).and_then(|known| known.reading.as_ref());
+            matches!(reading.and_then(|reading| reading.answer.as_ref()), Some(Answer::Absent(_)))
+        };
+        let missing = reads.iter().filter(|(key, read)| matches!(read, Read::NotFound) && !was_absent(key));
+        missing.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Takes in what the pass of this number brought; `explained` says what may have been meant by missing keys.
+    /// What a pass that began later has brought already stands.
+    pub fn merge(
+        &mut self,
+        pass: u64,
+        reads: BTreeMap<RemoteKey, Read>,
+        mut explained: BTreeMap<RemoteKey, Missing>,
+        times: Times,
+        interval: Duration,
+    ) -> Merged {
+        self.merged += 1;
+        let mut merged = Merged::default();
+        let mut changed = BTreeSet::new();
+        let mut newly_gone = BTreeSet::new();
+        for (key, mut read) in reads {
+            let Some(known) = self.keys.get_mut(&key) else { continue };
+            if known.reading.as_ref().is_some_and(|before| before.passes.1 > pass) {
+                continue;
+            }
+            if let Read::Found { ids, .. } = &mut read {
+                known.ids = std::mem::take(ids);
+            }
+            let before = known.reading.take();
+            let after = reading(before.as_ref(), &key, read, (pass, &mut explained), times, interval);
+            if before.as_ref().is_none_or(|before| !same(before, &after)) {
+                if before.as_ref().is_some_and(|before| before.answer.is_some() && before.answer != after.answer) {
+                    merged.changed.push((key.clone(), known.read_at));
+                }
+                if is_absent(&after) && !before.as_ref().is_some_and(is_absent) {
+                    newly_gone.insert(key.clone());
+                }
+                changed.insert(key.clone());
+            }
+            if self.outage.as_ref().is_some_and(|outage| known.merged <= outage.before) {
+                let unwell = |user: &&Dependent| self.interests.get(*user).is_some_and(|interest| !interest.well);
+                merged.recovered.extend(known.users.iter().filter(unwell).cloned());
+            }
+            known.reading = Some(after);
+            known.merged = self.merged;
+            known.read_at = times.at;
+            self.unread.remove(&key);
+        }
+        merged.census = self.hold(interval, &mut changed);
+        merged.vanishing = newly_gone.iter().any(|key| self.is_delivered(key)) && self.are_vanishing();
+        merged.wake =
+            changed.iter().filter_map(|key| self.keys.get(key)).flat_map(|known| known.users.iter().cloned()).collect();
+        merged
+    }
+
+    /// Nothing can be read any more, or still not. The first words of an outage that goes on for the same reason stand,
+    /// so that nobody is woken because 502 became 503; and it lasts since its beginning.
+    ///
+    /// Returns whether that is news.
+    pub fn begin_outage(&mut self, failure: Failure) -> bool {
+        let before = self.outage.take();
+        let failure = match &before {
+            Some(before) if before.failure.reason == failure.reason => before.failure.clone(),
+            Some(before) => Failure { since: before.failure.since, ..failure },
+            None => failure,
+        };
+        let news = before.is_none_or(|before| before.failure != failure);
+        self.outage = Some(Outage { failure, before: self.merged });
+        news
+    }
+
+    /// Everything has been read again.
+    pub fn end_outage(&mut self) {
+        self.outage = None;
+    }
+
+    /// Why nothing can be read.
+    #[must_use]
+    pub fn outage(&self) -> Option<&Failure> {
+        self.outage.as_ref().map(|outage| &outage.failure)
+    }
+
+    /// What is known of a key, and of the outage since it was read.
+    fn reading(&self, key: &RemoteKey) -> Option<Reading> {
+        let known = self.keys.get(key)?;
+        let outage = self.outage.as_ref().filter(|outage| known.merged <= outage.before);
+        match (outage, &known.reading) {
+            (None, reading) => reading.clone(),
+            (Some(outage), reading) => {
+                let reading = reading.clone().unwrap_or_default();
+                let since = reading.failure.map_or(outage.failure.since, |own| own.since.min(outage.failure.since));
+                Some(Reading { failure: Some(Failure { since, ..outage.failure.clone() }), ..reading })
+            }
+        }
+    }
+
+    fn hold(&mut self, interval: Duration, changed: &mut BTreeSet<RemoteKey>) -> Census {
+        // As good as always nothing is missing.
+        if !self.keys.values().any(|known| known.reading.as_ref().is_some_and(is_absent)) {
+            return Census::default();
+        }
+        let mut delivered = 0;
+        let mut absences: Vec<(&RemoteKey, &mut Absence, bool)> = Vec::new();
+        for (key, known) in &mut self.keys {
+            let is_delivered = delivers(&self.interests, key, &known.users);
+            delivered += usize::from(is_delivered);
+            if let Some(Answer::Absent(absence)) = known.reading.as_mut().and_then(|reading| reading.answer.as_mut()) {
+                absences.push((key, absence, is_delivered));
+            }
+        }
+        let (census, held_now) = hold(absences, delivered, interval);
+        changed.extend(held_now);
+        census
+    }
+
+    fn is_delivered(&self, key: &RemoteKey) -> bool {
+        self.keys.get(key).is_some_and(|known| delivers(&self.interests, key, &known.users))
+    }
+
+    /// Whether several delivered keys are gone and not yet confirmed to be.
+    fn are_vanishing(&self) -> bool {
+        let going = self.keys.iter().filter(|(key, known)| {
+            let answer = known.reading.as_ref().and_then(|reading| reading.answer.as_ref());
+            matches!(answer, Some(Answer::Absent(absence)) if !absence.confirmed) && self.is_delivered(key)
+        });
+        going.take(2).count() > 1
+    }
+}
+
+/// Whether a target holds the key.
+fn delivers(interests: &HashMap<Dependent, Interest>, key: &RemoteKey, users: &BTreeSet<Dependent>) -> bool {
+    users.iter().filter_map(|user| interests.get(user)?.keys.get(key)).any(|held| *held)
+}
+
+fn release(
+    keys: &mut BTreeMap<RemoteKey, Known>,
+    unread: &mut BTreeSet<RemoteKey>,
+    key: &RemoteKey,
+    object: &Dependent,
+) {
+    if let Some(known) = keys.get_mut(key) {
+        known.users.remove(object);
+        if known.users.is_empty() {
+            keys.remove(key);
+            unread.remove(key);
+        }
+    }
+}
+
+fn block_type(key: &RemoteKey) -> Option<&str> {
+    match key {
+        RemoteKey::Block { block_type, .. } => Some(block_type),
+        RemoteKey::Variable { .. } => None,
+    }
+}
+
+fn is_absent(reading: &Reading) -> bool {
+    matches!(reading.answer, Some(Answer::Absent(_)))
+}
+
+/// The same as far as an object could tell.
+fn same(before: &Reading, after: &Reading) -> bool {
+    before.answer == after.answer && before.failure == after.failure
+}
+
+fn reading(
+    before: Option<&Reading>,
+    key: &RemoteKey,
+    read: Read,
+    (pass, explained): (u64, &mut BTreeMap<RemoteKey, Missing>),
+    times: Times,
+    interval: Duration,
+) -> Reading {
+    let answered = before.and_then(|before| before.answer.as_ref());
+    let good = |answer: Answer| {
+        let first =
+            before.filter(|before| before.answer.as_ref() == Some(&answer)).map_or(pass, |before| before.passes.0);
+        Reading { answer: Some(answer), failure: None, passes: (first, pass) }
+    };
+    let missing = |exact: bool, explained: &mut BTreeMap<RemoteKey, Missing>| {
+        let missing = match answered {
+            Some(Answer::Absent(Absence { missing, .. })) => missing.clone(),
+            _ => explained.remove(key).unwrap_or_else(|| unexplained(key)),
+        };
+        good(Answer::Absent(absent(before, missing, exact, (times.asked, times.answered), interval)))
+    };
+    match read {
+        Read::Found { document, source, .. } => {
+            // The same text is kept once: the one that is there already.
+            let document = match answered {
+                Some(Answer::Found { document: held, .. }) if **held == *document => Arc::clone(held),
+                _ => document,
+            };
+            good(Answer::Found { document, source })
+        }
+        Read::NotFound => missing(true, explained),
+        Read::Unlisted => missing(false, explained),
+        Read::StillAbsent => {
+            let before = before.cloned().unwrap_or_default();
+            Reading { failure: None, passes: (before.passes.0, pass), ..before }
+        }
+        Read::Failed(failure) => {
+            let since = before.and_then(|before| before.failure.as_ref()).map_or(failure.since, |own| own.since);
+            Reading { failure: Some(Failure { since, ..failure }), ..before.cloned().unwrap_or_default() }
+        }
+    }
+}
+
+fn unexplained(key: &RemoteKey) -> Missing {
+    match key {
+        RemoteKey::Block { .. } => Missing::Block { near: None },
+        RemoteKey::Variable { .. } => Missing::Variable { near: None },
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
