@@ -45,7 +45,7 @@ pub struct RunArgs {
     /// commas. Without it: any host.
     #[arg(long, env = "PREFECT_SYNC_ALLOWED_API_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
     pub allowed_api_hosts: Vec<String>,
-    /// Where /livez and /readyz are served, such as 0.0.0.0:8080.
+    /// Where /livez, /readyz and /metrics are served, such as 0.0.0.0:8080.
     #[arg(long, env = "PREFECT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     pub health_address: SocketAddr,
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use prefect_sync::cli::{Cli, Command, CrdsArgs, RunArgs};
 use prefect_sync::controllers::{self, Options};
+use prefect_sync::prefect::Budgets;
 use prefect_sync::{api, render, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -51,14 +52,18 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     config.default_retry = false;
     let client = kube::Client::try_from(config).context("connecting to the cluster")?;
     let shutdown = CancellationToken::new();
-    let readiness = telemetry::Readiness::default();
-    let health = tokio::spawn(telemetry::serve(args.health_address, readiness.clone(), shutdown.clone()));
-    let options = Options { namespaces: listed(args.namespaces), allowed_api_hosts: listed(args.allowed_api_hosts) };
-    let mut controllers = tokio::spawn(controllers::run(client, options, readiness, shutdown.clone()));
+    let health = telemetry::Health::default();
+    let served = tokio::spawn(telemetry::serve(args.health_address, health.clone(), shutdown.clone()));
+    let options = Options {
+        namespaces: listed(args.namespaces),
+        allowed_api_hosts: listed(args.allowed_api_hosts),
+        budgets: Budgets::new(health.metrics.clone()),
+    };
+    let mut controllers = tokio::spawn(controllers::run(client, options, health, shutdown.clone()));
     tokio::select! {
         signal = signalled() => signal?,
         // Either ending by itself is an error that ends the process, so that it is restarted.
-        ended = health => return ended.context("the health server panicked")?,
+        ended = served => return ended.context("the health server panicked")?,
         ended = &mut controllers => {
             return ended.context("the controllers panicked")?.with_context(|| format!("cluster {cluster}"));
         }

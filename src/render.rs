@@ -23,7 +23,7 @@ use crate::controllers::Options;
 use crate::controllers::credentials::{Named, gather};
 use crate::controllers::errors::Error;
 use crate::controllers::kind::{SyncKind as _, TargetKind as _};
-use crate::prefect::{ApiUrl, Auth, Client, Connection, LocalSecrets, discover};
+use crate::prefect::{ApiUrl, Auth, Budget, Client, Connection, LocalSecrets, discover};
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::{NOT_WRITTEN, Observed, WorkspaceView, plan, whole_seconds};
 use crate::sync::snapshot::{Interest, Snapshot, Times};
@@ -268,7 +268,7 @@ fn discovered(key: &WorkspaceKey) -> anyhow::Result<Reader> {
             }
             (None, None) => Auth::None,
         };
-        reader.client = Some(Client::new(Connection { url, auth, ca_bundle: None })?);
+        reader.client = Some(Client::new(Connection { budget: Budget::unlimited(&url), url, auth, ca_bundle: None })?);
     }
     ensure!(
         reader.client.is_some() || reader.local.is_some(),

@@ -119,6 +119,15 @@ fn the_readme_explains_every_reason_in_the_words_of_the_code() {
 }
 
 #[test]
+fn the_readme_has_every_metric_with_its_meaning() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for (name, labels, meaning) in prefect_sync::telemetry::ALL_METRICS {
+        let row = format!("| `{name}` | {labels} | {meaning} |");
+        assert!(readme.contains(&row), "README.md lacks this row: {row}");
+    }
+}
+
+#[test]
 fn every_command_and_file_that_the_readme_names_exists() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();

@@ -1,5 +1,6 @@
 //! `PrefectWorkspace`: how to reach Prefect, and with which credentials.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,6 +13,10 @@ use super::common::{LEAST_INTERVAL, duration_or, duration_rule, duration_schema,
 
 /// Default of `spec.refreshInterval`.
 pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+/// Default of `spec.rateLimit.requestsPerMinute` on Prefect Cloud, whose smallest plan allows 250.
+pub const DEFAULT_CLOUD_RATE: NonZeroU32 = NonZeroU32::new(200).unwrap();
+/// The same for a self-hosted server.
+pub const DEFAULT_RATE: NonZeroU32 = NonZeroU32::new(600).unwrap();
 /// Default of `spec.staleAfter`.
 pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(600);
 
@@ -49,6 +54,9 @@ pub struct PrefectWorkspaceSpec {
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = interval_rule())]
     pub refresh_interval: Option<GoDuration>,
+    /// How much may be asked of Prefect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
     /// How long the objects of this workspace stay Ready on their last good values while Prefect can't be read.
     /// The workspace itself says so at once. At most 720h. Default: 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,6 +70,14 @@ impl PrefectWorkspaceSpec {
     #[must_use]
     pub fn refresh_interval(&self) -> Duration {
         duration_or(self.refresh_interval, DEFAULT_REFRESH_INTERVAL).max(LEAST_INTERVAL)
+    }
+
+    /// `rateLimit.requestsPerMinute`, or its default.
+    #[must_use]
+    pub fn requests_per_minute(&self, is_cloud: bool) -> NonZeroU32 {
+        let default = if is_cloud { DEFAULT_CLOUD_RATE } else { DEFAULT_RATE };
+        let asked = self.rate_limit.as_ref().and_then(|limit| u32::try_from(limit.requests_per_minute).ok());
+        asked.and_then(NonZeroU32::new).unwrap_or(default)
     }
 
     /// `staleAfter`, or its default.
@@ -82,6 +98,17 @@ impl PrefectWorkspaceSpec {
     pub fn config_maps(&self) -> impl Iterator<Item = &str> {
         self.api.iter().flat_map(|api| &api.ca_bundle).map(|source| source.config_map_key_ref.name.as_str())
     }
+}
+
+/// How much may be asked of Prefect. All workspaces of one host (on Prefect Cloud: of one account) share their budget,
+/// and the lowest of their limits holds.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Requests in a minute, from 1 to 100000; a minute's worth may be spent at once. One request reads up to 200
+    /// keys. Default: 200 for Prefect Cloud, 600 for a server of your own.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub requests_per_minute: i32,
 }
 
 /// Where Prefect's API is, and what it wants to see.

@@ -14,6 +14,7 @@ use crate::api::SyncStatus;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::Version;
 use crate::sync::{Dependent, PlannedEvent};
+use crate::telemetry::Metrics;
 use crate::workspace::Workspaces;
 
 /// The longest that one reconcile may take; then it is tried again.
@@ -46,13 +47,15 @@ pub struct Context {
     pub tries: Memory<Dependent, u32>,
     /// Failed tries in a row, of workspaces.
     pub workspace_tries: Memory<WorkspaceKey, u32>,
+    /// What is counted.
+    pub metrics: Metrics,
     recorder: Recorder,
 }
 
 impl Context {
     /// A fresh context.
     #[must_use]
-    pub fn new(client: Client, workspaces: Workspaces, options: Options) -> Self {
+    pub fn new(client: Client, workspaces: Workspaces, options: Options, metrics: Metrics) -> Self {
         let reporter = Reporter { controller: MANAGER.into(), instance: std::env::var("HOSTNAME").ok() };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -63,6 +66,7 @@ impl Context {
             statuses: Memory::default(),
             tries: Memory::default(),
             workspace_tries: Memory::default(),
+            metrics,
         }
     }
 

@@ -146,7 +146,9 @@ impl<N: Named> Gathering<'_, N> {
             }
         }
         let display = url.to_string();
-        Ok(match crate::prefect::Client::new(Connection { url, auth, ca_bundle }) {
+        let rate = workspace.spec.requests_per_minute(url.is_cloud());
+        let budget = options.budgets.budget(&url, rate, workspace.spec.refresh_interval());
+        Ok(match crate::prefect::Client::new(Connection { url, auth, ca_bundle, budget }) {
             Ok(client) => {
                 reader.client = Some(client);
                 Ok((reader, Some(display)))

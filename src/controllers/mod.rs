@@ -34,7 +34,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{PrefectKV, PrefectSecret};
-use crate::telemetry::Readiness;
+use crate::prefect::Budgets;
+use crate::telemetry::Health;
 use crate::workspace::Workspaces;
 use context::Context;
 use wakers::Wakers;
@@ -49,6 +50,8 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// Hosts (`name`, `name:port` or `*.domain`) that workspaces may point to; empty for all.
     pub allowed_api_hosts: Vec<String>,
+    /// How much may be asked of each host.
+    pub budgets: Budgets,
 }
 
 /// Where one set of watches looks.
@@ -93,17 +96,15 @@ impl Scope {
 ///
 /// # Errors
 /// When the CRDs are missing, or a controller ended by itself.
-pub async fn run(
-    client: Client,
-    options: Options,
-    readiness: Readiness,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(client: Client, options: Options, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
     crds_are_there(&client).await?;
     let scopes = Scope::all(&options);
     let (wakers, mut woken) = Wakers::new(&scopes);
-    let workspaces = Workspaces::new(Arc::new(wakers));
-    let context = Arc::new(Context::new(client, workspaces, options));
+    let Health { readiness, pulses, metrics } = health;
+    let workspaces = Workspaces::new(Arc::new(wakers), pulses);
+    let sessions = workspaces.clone();
+    metrics.watch_sessions(Arc::new(move || sessions.states()));
+    let context = Arc::new(Context::new(client, workspaces, options, metrics));
     let mut tasks = JoinSet::new();
     for scope in scopes {
         let channels = woken.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;

@@ -119,6 +119,7 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
         }
     };
     let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
+    shared.context.metrics.reconciled(K::KIND.as_str(), if done.is_ok() { "ok" } else { "error" });
     // It may have been deleted while it was worked on, and nobody would forget it any more.
     if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
         shared.context.forget(&dependent(&object));
@@ -256,6 +257,9 @@ async fn carry_out<T: TargetKind>(
         context.workspaces.wake_dependents(vec![Dependent { name: name.to_owned(), ..object.id.clone() }]);
     }
     if plan.target != TargetAction::Keep {
+        if let Some(lag) = context.workspaces.delivered(object) {
+            context.metrics.target_followed(lag);
+        }
         tracing::info!(object = %object.id, wrote = %object.target_display(), action = plan.target.name(), "wrote target");
     }
     if let Some((name, version)) = &plan.remove {

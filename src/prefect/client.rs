@@ -7,6 +7,7 @@ use std::sync::Arc;
 use reqwest::StatusCode;
 
 use super::answer::Answer;
+use super::budget::Lane;
 use super::transport::{Connection, Transport};
 use super::wire::{BlockFilter, BlockTypeFilter, BlockWire, NameWire, SlugWire, VariableFilter, VariableWire};
 use super::{ApiUrl, Block, Error, ErrorKind, Variable};
@@ -31,6 +32,7 @@ const MAX_VERSION_LENGTH: usize = 64;
 #[derive(Clone)]
 pub struct Client {
     transport: Arc<Transport>,
+    lane: Lane,
 }
 
 impl fmt::Debug for Client {
@@ -48,18 +50,18 @@ impl Client {
     /// in no header.
     pub fn new(connection: Connection) -> Result<Client, Error> {
         let transport = Transport::new(connection)?;
-        Ok(Client { transport: Arc::new(transport) })
+        Ok(Client { transport: Arc::new(transport), lane: Lane::Foreground })
     }
 
-    /// Stub.
-    pub async fn recovered(&self) {
-        std::future::pending().await
-    }
-
-    /// Stub.
+    /// The same connection for work that nobody waits for: it takes no place from those who wait.
     #[must_use]
     pub fn background(&self) -> Self {
-        self.clone()
+        Self { lane: Lane::Background, ..self.clone() }
+    }
+
+    /// Ends when a server that was given up is found to be back, whoever found out.
+    pub async fn recovered(&self) {
+        self.transport.recovered().await;
     }
 
     pub(super) fn transport(&self) -> &Transport {
@@ -97,7 +99,7 @@ impl Client {
     /// As all.
     pub async fn server_version(&self) -> Result<Option<String>, Error> {
         let doing = "read the server's version";
-        let answer = self.transport.get(doing, &["admin", "version"], &[]).await?;
+        let answer = self.transport.get(self.lane, doing, &["admin", "version"], &[]).await?;
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             return Ok(None);
         }
@@ -146,7 +148,7 @@ impl Client {
         let doing = doing_blocks(block_type);
         let path = ["block_types", "slug", block_type, "block_documents", "name", name];
         let query = [("include_secrets", "true")];
-        let answer = self.transport.get(&doing, &path, &query).await?;
+        let answer = self.transport.get(self.lane, &doing, &path, &query).await?;
         if answer.is_not_found(NO_BLOCK) {
             return Ok(None);
         }
@@ -183,7 +185,7 @@ impl Client {
             return Ok(None);
         }
         let path = ["variables", "name", name];
-        let answer = self.transport.get(DOING_VARIABLES, &path, &[]).await?;
+        let answer = self.transport.get(self.lane, DOING_VARIABLES, &path, &[]).await?;
         if answer.is_not_found(NO_VARIABLE) {
             return Ok(None);
         }
@@ -245,11 +247,11 @@ impl Client {
     }
 
     async fn block_type(&self, doing: &str, slug: &str) -> Result<Answer, Error> {
-        self.transport.get(doing, &["block_types", "slug", slug], &[]).await
+        self.transport.get(self.lane, doing, &["block_types", "slug", slug], &[]).await
     }
 
     async fn filter(&self, doing: &str, collection: &str, filter: &impl serde::Serialize) -> Result<Answer, Error> {
-        self.transport.post(doing, &[collection, "filter"], filter).await
+        self.transport.post(self.lane, doing, &[collection, "filter"], filter).await
     }
 
     fn block_of(&self, doing: &str, wire: BlockWire<'_>) -> Result<Block, Error> {

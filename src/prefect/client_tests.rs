@@ -5,7 +5,7 @@ use serde_json::json;
 use wiremock::matchers::{body_json, header, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use super::{ApiUrl, Auth, Client, Connection, ErrorKind};
+use super::{ApiUrl, Auth, Budget, Client, Connection, ErrorKind};
 
 /// A client of `server`, whose address has the path prefix `/prefect`.
 pub(super) fn client_of(server: &MockServer, auth: Auth) -> Client {
@@ -14,7 +14,8 @@ pub(super) fn client_of(server: &MockServer, auth: Auth) -> Client {
 
 pub(super) fn client_at(address: &str, auth: Auth) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::new(Connection { url: ApiUrl::parse(address, None, None).unwrap(), auth, ca_bundle: None }).unwrap()
+    let url = ApiUrl::parse(address, None, None).unwrap();
+    Client::new(Connection { budget: Budget::unlimited(&url), url, auth, ca_bundle: None }).unwrap()
 }
 
 pub(super) async fn serve(server: &MockServer, verb: &str, at: &str, answer: ResponseTemplate) {
@@ -237,7 +238,7 @@ fn a_connection_that_cannot_work_is_refused_before_any_request() {
     let message = |auth, ca_bundle: Option<&[u8]>| {
         let url = ApiUrl::parse("http://prefect:4200", None, None).unwrap();
         let ca_bundle = ca_bundle.map(<[u8]>::to_vec);
-        let error = Client::new(Connection { url, auth, ca_bundle }).unwrap_err();
+        let error = Client::new(Connection { budget: Budget::unlimited(&url), url, auth, ca_bundle }).unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Configuration { .. }));
         error.to_string()
     };

@@ -17,6 +17,7 @@ use tungstenite::protocol::WebSocketConfig;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::transport::UpgradeError;
 use super::{Client, Error, ErrorKind};
 
 /// How long connecting, authenticating and subscribing may take.
@@ -96,7 +97,10 @@ impl Client {
             return Err(EventsError::Unsupported);
         }
         let response = self.transport().upgrade(&["events", "out"], SUBPROTOCOL, config()).await;
-        let response = response.map_err(|_| EventsError::Broken("can't be reached"))?;
+        let response = response.map_err(|error| match error {
+            UpgradeError::NotNow => EventsError::Broken("has to wait"),
+            UpgradeError::Unreachable => EventsError::Broken("can't be reached"),
+        })?;
         let mut socket = accept(response).await?;
         let token = self.transport().token().map(|token| token.expose_secret());
         let hello = Zeroizing::new(json!({"type": "auth", "token": token}).to_string());

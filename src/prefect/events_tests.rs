@@ -2,7 +2,7 @@ use axum::extract::ws;
 use axum::response::IntoResponse as _;
 
 use super::*;
-use crate::prefect::{ApiUrl, Auth, Connection};
+use crate::prefect::{ApiUrl, Auth, Budget, Connection};
 
 fn event(name: &str, resource: &str, more: &str) -> String {
     format!(
@@ -63,7 +63,7 @@ async fn serve<F: Future<Output = ()> + Send>(
 
 fn client(url: &str) -> Client {
     let url = ApiUrl::parse(url, None, None).unwrap();
-    Client::new(Connection { url, auth: Auth::None, ca_bundle: None }).unwrap()
+    Client::new(Connection { budget: Budget::unlimited(&url), url, auth: Auth::None, ca_bundle: None }).unwrap()
 }
 
 /// Answers the greeting as Prefect does; the filter that came after it.

@@ -3,6 +3,8 @@
 //!
 //! - [`ApiUrl`]: the address, from whatever a user wrote.
 //! - [`Client`]: one connection; reads blocks and variables and never writes.
+//! - [`Budgets`]: how much may be asked of each host: rate, pauses, breaker.
+//! - [`Events`]: what changed, as Prefect announces it; nothing to rely on.
 //! - [`Error`]: what was being done, to which host, what kind of failure.
 //! - [`LocalSecrets`]: `[context.secrets]` of Prefect 1's `config.toml`.
 //! - [`discover`]: the connection outside a cluster, found as Prefect's client finds it.
@@ -15,6 +17,7 @@
 //! - Knows nothing of Kubernetes.
 
 mod answer;
+mod budget;
 mod client;
 mod config_toml;
 mod csrf;
@@ -35,6 +38,7 @@ mod transport_tests;
 mod url_tests;
 
 pub use answer::MAX_BODY;
+pub use budget::{Budget, Budgets};
 pub use client::{Client, MAX_NAMES};
 pub use config_toml::{ConfigTomlError, LocalSecrets};
 pub use error::{Error, ErrorKind};

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::client_tests::client_at;
 use super::transport_tests::{SECRET_TYPE, hint_of, serve_raw};
-use super::{ApiUrl, Auth, Client, Connection};
+use super::{ApiUrl, Auth, Budget, Client, Connection};
 
 const CERTIFICATE: &[u8] = include_bytes!("testdata/localhost.crt");
 const PRIVATE_KEY: &[u8] = include_bytes!("testdata/localhost.key");
@@ -44,12 +44,9 @@ fn serve_tls(ip: &str) -> String {
 async fn a_certificate_is_trusted_only_through_the_ca_bundle() {
     let address = serve_tls("127.0.0.1");
     let connect = |address: &str, ca_bundle: Option<&[u8]>| {
-        Client::new(Connection {
-            url: ApiUrl::parse(address, None, None).unwrap(),
-            auth: Auth::None,
-            ca_bundle: ca_bundle.map(<[u8]>::to_vec),
-        })
-        .unwrap()
+        let url = ApiUrl::parse(address, None, None).unwrap();
+        let ca_bundle = ca_bundle.map(<[u8]>::to_vec);
+        Client::new(Connection { budget: Budget::unlimited(&url), url, auth: Auth::None, ca_bundle }).unwrap()
     };
     let error = connect(&address, None).check().await.unwrap_err();
     assert_eq!(hint_of(error), "its certificate is not trusted: set spec.api.caBundle");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client as Http, ClientBuilder, RequestBuilder, redirect};
+use reqwest::{Certificate, Client as Http, ClientBuilder, RequestBuilder, StatusCode, redirect};
 use reqwest_websocket::{Upgrade as _, UpgradeResponse};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, ReadError};
+use super::budget::{Budget, Lane, Outcome, Refused};
 use super::csrf::{self, Csrf, Token};
 use super::error::{CONNECT_TIMEOUT, TOTAL_TIMEOUT, unreachable};
 use super::wire::TokenWire;
@@ -50,6 +51,8 @@ pub struct Connection {
     pub auth: Auth,
     /// PEM certificates to trust besides the platform's.
     pub ca_bundle: Option<Vec<u8>>,
+    /// How much may be asked.
+    pub budget: Budget,
 }
 
 /// Sends requests and returns whole answers.
@@ -60,8 +63,17 @@ pub(crate) struct Transport {
     /// What the stream of events wants to see.
     token: Option<SecretString>,
     url: ApiUrl,
+    budget: Budget,
     client_id: HeaderValue,
     csrf: Csrf,
+}
+
+/// Why there is no answer to the question for a websocket.
+pub(crate) enum UpgradeError {
+    /// The budget does not allow it.
+    NotNow,
+    /// The server could not be asked.
+    Unreachable,
 }
 
 /// Why one try gave no answer.
@@ -83,11 +95,16 @@ impl Transport {
                 retry_after: None,
                 doing: "connect".to_owned(),
             })?;
-        Ok(Transport { http, streaming, token, url, client_id, csrf: Csrf::default() })
+        let budget = connection.budget;
+        Ok(Transport { http, streaming, token, url, budget, client_id, csrf: Csrf::default() })
     }
 
     pub(crate) fn url(&self) -> &ApiUrl {
         &self.url
+    }
+
+    pub(crate) async fn recovered(&self) {
+        self.budget.recovered().await;
     }
 
     pub(crate) fn token(&self) -> Option<&SecretString> {
@@ -100,22 +117,41 @@ impl Transport {
         segments: &[&str],
         protocol: &str,
         config: WebSocketConfig,
-    ) -> Result<UpgradeResponse, reqwest_websocket::Error> {
+    ) -> Result<UpgradeResponse, UpgradeError> {
         let request = self.streaming.get(self.url.endpoint(segments)).upgrade();
-        request.protocols([protocol]).web_socket_config(config).send().await
+        let permit = self.budget.acquire(Lane::Foreground).await.map_err(|_| UpgradeError::NotNow)?;
+        let answer = request.protocols([protocol]).web_socket_config(config).send().await;
+        permit.report(&match &answer {
+            // Its status is an answer, whatever it means for the stream.
+            Ok(answer) => of_status(answer.status(), None),
+            Err(_) => Outcome::Answered("unreachable"),
+        });
+        answer.map_err(|_| UpgradeError::Unreachable)
     }
 
     /// An answer of any status to a GET.
-    pub(crate) async fn get(&self, doing: &str, segments: &[&str], query: &[(&str, &str)]) -> Result<Answer, Error> {
+    pub(crate) async fn get(
+        &self,
+        lane: Lane,
+        doing: &str,
+        segments: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<Answer, Error> {
         let mut url = self.url.endpoint(segments);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.send(doing, || self.http.get(url.clone())).await
+        self.send(lane, doing, || self.http.get(url.clone())).await
     }
 
     /// An answer of any status to a POST, with a CSRF token where the server wants one.
-    pub(crate) async fn post(&self, doing: &str, segments: &[&str], body: &impl Serialize) -> Result<Answer, Error> {
+    pub(crate) async fn post(
+        &self,
+        lane: Lane,
+        doing: &str,
+        segments: &[&str],
+        body: &impl Serialize,
+    ) -> Result<Answer, Error> {
         let url = self.url.endpoint(segments);
         let body = serde_json::to_vec(body).map_err(|_| self.error(doing, ErrorKind::Malformed))?;
         let request = |token: &Token| {
@@ -129,12 +165,12 @@ impl Transport {
         };
 
         let token = self.csrf.current().await;
-        let answer = self.send(doing, || request(&token)).await?;
+        let answer = self.send(lane, doing, || request(&token)).await?;
         if !answer.is_csrf_refusal() {
             return Ok(answer);
         }
-        let token = self.csrf.renew(&token, self.fetch_token(doing)).await?;
-        let answer = self.send(doing, || request(&token)).await?;
+        let token = self.csrf.renew(&token, self.fetch_token(lane, doing)).await?;
+        let answer = self.send(lane, doing, || request(&token)).await?;
         if answer.is_csrf_refusal() {
             return Err(self.error(doing, ErrorKind::Rejected { status: 403 }));
         }
@@ -150,9 +186,13 @@ impl Transport {
         Error { kind, host: self.url.host_and_port(), retry_after: None, doing: doing.to_owned() }
     }
 
-    async fn fetch_token(&self, doing: &str) -> Result<Option<HeaderValue>, Error> {
+    pub(crate) fn refused(&self, doing: &str, refused: Refused) -> Error {
+        Error { retry_after: Some(refused.left), ..self.error(doing, refused.kind) }
+    }
+
+    async fn fetch_token(&self, lane: Lane, doing: &str) -> Result<Option<HeaderValue>, Error> {
         let client = self.client_id.to_str().unwrap_or_default();
-        let answer = self.get(doing, &["csrf-token"], &[("client", client)]).await?;
+        let answer = self.get(lane, doing, &["csrf-token"], &[("client", client)]).await?;
         if matches!(answer.status.as_u16(), 404 | 422) {
             return Ok(None);
         }
@@ -164,11 +204,16 @@ impl Transport {
 
     /// Tries, and tries again while the server is only busy. All requests here are reads, so a
     /// second one does no harm.
-    async fn send(&self, doing: &str, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
+    async fn send(&self, lane: Lane, doing: &str, request: impl Fn() -> RequestBuilder) -> Result<Answer, Error> {
         let started = Instant::now();
         let mut tries = 0;
         loop {
+            let permit = self.budget.acquire(lane).await.map_err(|refused| self.refused(doing, refused))?;
             let outcome = self.try_once(request()).await;
+            permit.report(&match &outcome {
+                Ok(answer) => of_status(answer.status, answer.retry_after),
+                Err(failed) => of_failure(&failed.kind),
+            });
             let wait = match &outcome {
                 Ok(answer) if matches!(answer.status.as_u16(), 429 | 502..=504) => {
                     Some(answer.retry_after.unwrap_or_default())
@@ -199,6 +244,28 @@ impl Transport {
             },
             dropped: false,
         })
+    }
+}
+
+/// What an answer says of the server, and the word for it in metrics.
+fn of_status(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
+    match status.as_u16() {
+        429 => Outcome::Pause(retry_after),
+        503 if retry_after.is_some() => Outcome::Pause(retry_after),
+        502..=504 => Outcome::Dead(ErrorKind::Server { status: status.as_u16() }, "server_error"),
+        500..=599 => Outcome::Answered("server_error"),
+        401 => Outcome::Answered("unauthorized"),
+        403 => Outcome::Answered("forbidden"),
+        404 => Outcome::Answered("not_found"),
+        400..=499 => Outcome::Answered("rejected"),
+        _ => Outcome::Answered("ok"),
+    }
+}
+
+fn of_failure(kind: &ErrorKind) -> Outcome {
+    match kind {
+        ErrorKind::TooLarge => Outcome::Answered("too_large"),
+        kind => Outcome::Dead(kind.clone(), "unreachable"),
     }
 }
 

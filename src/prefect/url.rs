@@ -140,6 +140,13 @@ impl ApiUrl {
         }
     }
 
+    /// What limits on requests are counted by: scheme, host, port, and the account where the address names one.
+    pub fn host_and_account(&self) -> String {
+        let mut segments = self.url.path_segments().into_iter().flatten();
+        let account = segments.find(|segment| *segment == "accounts").and_then(|_| segments.next());
+        format!("{}://{}/{}", self.url.scheme(), self.host_and_port(), account.unwrap_or_default())
+    }
+
     /// Whether this is Prefect Cloud: `prefect.cloud` or a name below it.
     pub fn is_cloud(&self) -> bool {
         self.cloud

@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`.
+//! `/livez`, `/readyz` and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use axum::Router;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
+
+use super::{Metrics, Pulses};
 
 /// Ready once every cache has been filled.
 #[derive(Clone, Default)]
@@ -27,22 +30,57 @@ impl Readiness {
     }
 }
 
+/// What is served.
+#[derive(Clone, Default)]
+pub struct Health {
+    /// For `/readyz`.
+    pub readiness: Readiness,
+    /// For `/livez`.
+    pub pulses: Pulses,
+    /// For `/metrics`.
+    pub metrics: Metrics,
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Serves until `shutdown`.
 ///
 /// # Errors
 /// When the address can't be listened on.
-pub async fn serve(address: SocketAddr, readiness: Readiness, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(address: SocketAddr, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .with_context(|| format!("listening on {address} for health checks"))?;
+    axum::serve(listener, router(health))
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+        .context("serving health checks")
+}
+
+fn router(health: Health) -> Router {
+    let Health { readiness, pulses, metrics } = health;
     let ready = move || {
         let code = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         std::future::ready(code)
     };
-    // Answering at all shows that the runtime turns.
-    let router = Router::new().route("/livez", get(|| std::future::ready(StatusCode::OK))).route("/readyz", get(ready));
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.cancelled_owned())
-        .await
-        .context("serving health checks")
+    let live = move || {
+        let stalled = pulses.stalled();
+        let answer = if stalled.is_empty() {
+            // Answering at all shows that the runtime turns.
+            (StatusCode::OK, "ok\n".to_owned())
+        } else {
+            let names =
+                stalled.iter().map(|(name, since)| format!("{name} has not turned for {} s\n", since.as_secs()));
+            (StatusCode::SERVICE_UNAVAILABLE, names.collect())
+        };
+        std::future::ready(answer)
+    };
+    let scrape = move || {
+        let answer = match metrics.encode() {
+            Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, OPEN_METRICS)], text),
+            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], String::new()),
+        };
+        std::future::ready(answer)
+    };
+    Router::new().route("/livez", get(live)).route("/readyz", get(ready)).route("/metrics", get(scrape))
 }

@@ -1,12 +1,16 @@
-//! What the operator says of itself: logs and health.
+//! What the operator says of itself: logs, metrics and health.
 //!
 //! Logs go to standard error: text on a terminal, JSON elsewhere. **Invariant:** the Kubernetes client logs whole
 //! response bodies when an answer does not parse, and a Secret's body holds values: that target is silenced, whatever
 //! filter is asked for. What it says of failures we say ourselves, with what was being done.
 
 mod health;
+mod metrics;
+mod pulse;
 
-pub use health::{Readiness, serve};
+pub use health::{Health, Readiness, serve};
+pub use metrics::{ALL as ALL_METRICS, Metrics, SessionState};
+pub use pulse::{Pulse, Pulses};
 
 use std::io::IsTerminal as _;
 

@@ -15,6 +15,7 @@ use crate::sync::object::WorkspaceKey;
 use crate::sync::snapshot::Interest;
 use crate::sync::workspace::Health;
 use crate::sync::{Dependent, Failure, Object, Reading, RemoteKey};
+use crate::telemetry::{Pulse, Pulses, SessionState};
 
 /// Who is told that something changed. Implemented by the controllers.
 pub trait Wake: Send + Sync + 'static {
@@ -56,6 +57,7 @@ pub struct Observation {
 pub struct Workspaces {
     inner: Arc<Mutex<Inner>>,
     wake: Arc<dyn Wake>,
+    pulses: Pulses,
 }
 
 #[derive(Default)]
@@ -84,9 +86,9 @@ impl Inner {
 }
 
 impl Workspaces {
-    /// An empty registry that tells `wake`.
-    pub fn new(wake: Arc<dyn Wake>) -> Self {
-        Self { inner: Arc::default(), wake }
+    /// An empty registry that tells `wake`; its sessions show in `pulses` that they are alive.
+    pub fn new(wake: Arc<dyn Wake>, pulses: Pulses) -> Self {
+        Self { inner: Arc::default(), wake, pulses }
     }
 
     /// Puts a workspace into a state. `fingerprint` names the state (UID, generation, versions of the
@@ -224,6 +226,25 @@ impl Workspaces {
     /// Tells objects to look again.
     pub fn wake_dependents(&self, dependents: Vec<Dependent>) {
         self.wake.dependents(dependents);
+    }
+
+    /// How all sessions do, for metrics.
+    #[must_use]
+    pub fn states(&self) -> Vec<SessionState> {
+        let inner = self.lock();
+        let running = inner.slots.iter().filter(|(_, slot)| matches!(slot.state, State::Running(_)));
+        running
+            .map(|(key, slot)| SessionState {
+                namespace: key.namespace.clone(),
+                workspace: key.name.clone(),
+                age: slot.refreshed.elapsed(),
+                streaming: slot.streaming,
+            })
+            .collect()
+    }
+
+    pub(super) fn pulse(&self, key: &WorkspaceKey) -> Pulse {
+        self.pulses.register(format!("session of {key}"), session::STALLED)
     }
 
     /// How a workspace does.

@@ -57,6 +57,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(300);
 const DEMANDED_RETRY: Duration = Duration::from_secs(5);
 /// The longest that the loop sleeps: it shows that it is alive.
 const PULSE: Duration = Duration::from_secs(10);
+/// A loop that has not turned for this long stands still.
+pub(super) const STALLED: Duration = Duration::from_secs(120);
 /// How long a session rests after a panic, which is a bug: others go on, and it is tried again.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 /// News of the stream that may wait for the loop.
@@ -214,7 +216,9 @@ impl Run {
         let _listener = AbortOnDropHandle::new(tokio::spawn(listener));
         let reader = self.session.reader.clone();
         let mut hears = reader.client.is_some();
+        let pulse = self.workspaces.pulse(&self.session.key);
         loop {
+            pulse.beat();
             if self.start_work().is_none() {
                 return;
             }

@@ -152,7 +152,8 @@ async fn an_emptied_database_does_not_cost_a_request_a_key() {
         .map(|(n, name)| json!({"configMapKey": format!("K{n:02}"), "remoteRef": {"key": name}}))
         .collect();
     world.apply(&object("PrefectKV", "all", json!({"data": data, "target": {"deletionPolicy": "Delete"}}))).await;
-    polling(&world, &proxy, "1s").await;
+    // Long enough for the deletions to be together.
+    polling(&world, &proxy, "6s").await;
     world.eventually_reason("PrefectKV", "all", "Synced").await;
     for name in &names {
         server.delete_variable(name).await;
