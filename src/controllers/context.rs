@@ -134,6 +134,15 @@ impl<K: Eq + Hash + Clone, V: Clone> Memory<K, V> {
         self.with(|map| map.remove(key))
     }
 
+    /// Forgets what was remembered, if it is so.
+    pub fn remove_if(&self, key: &K, is_so: impl FnOnce(&V) -> bool) {
+        self.with(|map| {
+            if map.get(key).is_some_and(is_so) {
+                map.remove(key);
+            }
+        });
+    }
+
     /// The keys for which `select` holds.
     pub fn keys(&self, select: impl Fn(&K) -> bool) -> Vec<K> {
         self.with(|map| map.keys().filter(|key| select(key)).cloned().collect())

@@ -1,10 +1,12 @@
 //! Kubernetes' errors in words that hold no value.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use kube::core::Status;
 use zeroize::Zeroizing;
 
+use super::context::backoff;
 use crate::sync::Manifest;
 
 /// Why a reconcile has to be tried again.
@@ -17,27 +19,49 @@ pub enum Error {
         doing: String,
         /// Why it failed, without any value.
         why: String,
+        /// How long the API server asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// Others changed the target again and again while it was being written.
     #[error("{0} changed while it was being written; trying again")]
     Contended(String),
     /// It took too long.
     #[error("not finished within {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
 }
 
 impl Error {
+    /// When to try again after this many tries before: ever later, and never before the API server may be asked.
+    #[must_use]
+    pub fn retry_in(&self, tries: u32, seed: &str) -> Duration {
+        match self {
+            // Someone else was faster: at once, unless it goes on.
+            Self::Contended(_) if tries < 3 => Duration::from_millis(50),
+            Self::Kube { retry_after: Some(asked), .. } => *asked + backoff(tries, seed),
+            _ => backoff(tries, seed),
+        }
+    }
+
     /// A request without values failed.
     #[must_use]
     pub fn kube(doing: impl Into<String>, error: &kube::Error) -> Self {
-        Self::Kube { doing: doing.into(), why: describe(error) }
+        Self::Kube { doing: doing.into(), why: describe(error), retry_after: retry_after(error) }
     }
 
     /// The write of a target failed.
     #[must_use]
     pub fn write(doing: impl Into<String>, error: &kube::Error) -> Self {
-        Self::Kube { doing: doing.into(), why: describe_write(error) }
+        Self::Kube { doing: doing.into(), why: describe_write(error), retry_after: retry_after(error) }
     }
+}
+
+/// The API server says it with 429 and sometimes with 503.
+fn retry_after(error: &kube::Error) -> Option<Duration> {
+    let kube::Error::Api(status) = error else { return None };
+    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    // One that is overloaded in earnest says it in the header only.
+    let seconds = if seconds == 0 && status.code == 429 { 1 } else { seconds };
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 /// Why a request failed that carried no value: with the API server's own words.

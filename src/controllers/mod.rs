@@ -1,7 +1,8 @@
 //! Gather → plan → apply → status: once, generic over the two kinds.
 //!
 //! - [`kind`] says what differs between a PrefectSecret with its Secret and a PrefectKV with its ConfigMap.
-//! - [`objects`] reconciles them; [`apply`] carries out a plan's target action; [`targets`] watches targets as
+//! - [`objects`] reconciles them; `bulk` compares many of them with their targets at once, as after a start;
+//!   [`apply`] carries out a plan's target action; [`targets`] watches targets as
 //!   metadata, by label, and wakes the object of one that someone else changed.
 //! - [`workspaces`] reconciles PrefectWorkspaces: gathers credentials and puts the session into that state.
 //! - `watching` is what all watches have in common when they fail.
@@ -11,6 +12,7 @@
 //! seen. No full Secret is kept. One object's failure delays no other.
 
 pub mod apply;
+mod bulk;
 pub mod context;
 pub mod credentials;
 pub mod errors;
@@ -35,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{PrefectKV, PrefectSecret};
 use crate::prefect::Budgets;
+use crate::sync::Timestamp;
+use crate::sync::plan::whole_seconds;
 use crate::telemetry::Health;
 use crate::workspace::Workspaces;
 use context::Context;
@@ -110,13 +114,13 @@ pub async fn run(client: Client, options: Options, health: Health, shutdown: Can
         let channels = woken.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
         let cache = workspaces::spawn(&mut tasks, &scope, &context, channels.workspaces, &shutdown);
         readiness.expect(cache.listed.clone());
-        let secrets =
-            objects::spawn::<PrefectSecret>(&mut tasks, &scope, &context, &cache, channels.secrets, &shutdown);
-        let kvs = objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &cache, channels.kvs, &shutdown);
-        readiness.expect(secrets);
-        readiness.expect(kvs);
-        targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
-        targets::spawn::<PrefectKV, ConfigMap>(&mut tasks, &scope, &context, &shutdown);
+        let listed = targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
+        let woken = channels.secrets;
+        readiness
+            .expect(objects::spawn::<PrefectSecret>(&mut tasks, &scope, &context, &cache, woken, listed, &shutdown));
+        let listed = targets::spawn::<PrefectKV, ConfigMap>(&mut tasks, &scope, &context, &shutdown);
+        let woken = channels.kvs;
+        readiness.expect(objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &cache, woken, listed, &shutdown));
     }
     let namespaces = match context.options.namespaces.as_slice() {
         [] => "all".to_owned(),
@@ -163,6 +167,11 @@ where
     pub(crate) store: Store<K>,
     /// Cancelled when they have been listed once.
     pub(crate) listed: CancellationToken,
+}
+
+/// The present as statuses keep it: in whole seconds.
+fn now() -> Timestamp {
+    whole_seconds(Timestamp::now())
 }
 
 /// A future that ends with the shutdown, for `graceful_shutdown_on`.

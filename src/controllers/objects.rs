@@ -1,5 +1,6 @@
 //! Reconciles PrefectSecrets and PrefectKVs: gather, plan, apply, status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,28 +16,31 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply, delete};
+use super::bulk;
 use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
 use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, Workspace, place};
-use super::wakers::Woken;
+use super::wakers::KindWoken;
 use super::watching::{self, Patience};
-use super::{Cache, Scope, on, status};
+use super::{Cache, Scope, now, on, status};
 use crate::api::{OWNER_ANNOTATION, SyncStatus};
 use crate::sync::conditions;
-use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView, whole_seconds};
-use crate::sync::{Dependent, Object, Reason, Target, TargetAction, Timestamp};
+use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView};
+use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Target, TargetAction};
+use crate::workspace::Observation;
 
 /// Reconciles under way at once, of one kind and scope.
 const CONCURRENCY: u16 = 32;
 /// How often a plan is made anew because someone changed the target in between.
 const MOST_PLANS: usize = 5;
 
-struct Shared<K: SyncKind> {
-    context: Arc<Context>,
+/// What the reconciles of one kind and scope share.
+pub(super) struct Shared<K: SyncKind> {
+    pub context: Arc<Context>,
     workspaces: Store<Workspace>,
     /// When the workspaces have been listed.
     listed: CancellationToken,
-    store: Store<Guarded<K>>,
+    pub store: Store<Guarded<K>>,
 }
 
 /// Starts the controller of one kind.
@@ -45,7 +49,8 @@ pub(super) fn spawn<K: SyncKind>(
     scope: &Scope,
     context: &Arc<Context>,
     workspaces: &Cache<Workspace>,
-    woken: Woken<Guarded<K>>,
+    woken: KindWoken<Guarded<K>>,
+    targets_listed: CancellationToken,
     shutdown: &CancellationToken,
 ) -> CancellationToken {
     let api: Api<Guarded<K>> = scope.api(context.client.clone());
@@ -55,12 +60,14 @@ pub(super) fn spawn<K: SyncKind>(
     let (forgetting, cache, of) = (context.clone(), store.clone(), scope.clone());
     let stream = watcher(api, watcher::Config::default())
         .backoff(Patience::default())
-        .modify(|object| {
-            object.managed_fields_mut().clear();
-        })
+        .modify(watching::slim)
         .reflect(writer)
         .inspect_ok(move |event| match event {
             Event::Delete(object) => forgetting.forget(&dependent(object)),
+            // Now the cache has what was written.
+            Event::Apply(object) => forgetting
+                .statuses
+                .remove_if(&dependent(object), |written| object.resource_version().as_ref() == Some(&written.version)),
             Event::InitDone => {
                 filled.cancel();
                 // Deleted while we were not watching.
@@ -83,27 +90,23 @@ pub(super) fn spawn<K: SyncKind>(
     });
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
-        .reconcile_on(UnboundedReceiverStream::new(woken))
+        .reconcile_on(UnboundedReceiverStream::new(woken.each))
         .graceful_shutdown_on(on(shutdown))
-        .run(reconcile::<K>, error_policy::<K>, shared);
+        .run(reconcile::<K>, error_policy::<K>, shared.clone());
+    bulk::spawn(tasks, shared, woken.many, woken.back, targets_listed, shutdown);
     let needed = [listed.clone(), workspaces.listed.clone()];
     watching::spawn(tasks, controller, needed, shutdown.clone());
     listed
 }
 
-fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
+pub(super) fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
     let (namespace, name) = place(object);
     Dependent { kind: K::KIND, namespace, name }
 }
 
 fn error_policy<K: SyncKind>(object: Arc<Guarded<K>>, error: &Error, shared: Arc<Shared<K>>) -> Action {
     let id = dependent(&object);
-    let tries = shared.context.tries.count(&id);
-    // Someone else was faster: at once, unless it goes on.
-    let delay = match error {
-        Error::Contended(_) if tries < 3 => Duration::from_millis(50),
-        _ => backoff(tries, &id.to_string()),
-    };
+    let delay = error.retry_in(shared.context.tries.count(&id), &id.to_string());
     tracing::warn!(object = %id, retry_in = ?delay, "{error}");
     Action::requeue(delay)
 }
@@ -143,17 +146,21 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
     let conflict = |ready: &Condition| ready.reason == Reason::TargetConflict.as_str();
     let mut look = previous.target.is_some() || conditions::ready(&previous.conditions).is_some_and(conflict);
     for _ in 0..MOST_PLANS {
-        let target = if look { get(&api, &object.target_name).await? } else { None };
-        let old_name = previous.target.as_ref().map(|t| t.name.as_str()).filter(|name| *name != object.target_name);
-        let old_target = match old_name {
-            Some(name) => get(&api, name).await?,
-            None => None,
-        };
-        let plan = gather_and_plan(&object, &previous, target.as_ref(), old_target.as_ref(), shared);
+        let gathered = shared.gather(&object, &previous);
+        let (mut target, mut old_target) = (None, None);
+        if plan::depends_on_target(&gathered.observed(None, None)) {
+            if look {
+                target = get(&api, &object.target_name).await?;
+            }
+            if let Some(name) = former_target(&object, &previous) {
+                old_target = get(&api, name).await?;
+            }
+        }
+        let plan = plan::plan(&gathered.observed(target.as_ref(), old_target.as_ref()), now());
         match carry_out(&api, &object, &plan, target.as_ref(), context).await? {
             Applied::Outdated => look = true,
             Applied::Refused(why) => {
-                let refused = plan::refused(&object, &previous, &why, whole_seconds(Timestamp::now()));
+                let refused = plan::refused(&object, &previous, &why, now());
                 finish(resource, &object, &previous, refused, context).await?;
                 let delay = backoff(context.tries.count(&object.id), &object.id.to_string());
                 return Ok(Action::requeue(delay));
@@ -170,7 +177,7 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
 }
 
 /// The status as it stands: the one that was written last, where the cache has not seen it yet.
-fn previous_status<K: SyncKind>(resource: &K, object: &Object, context: &Context) -> SyncStatus {
+pub(super) fn previous_status<K: SyncKind>(resource: &K, object: &Object, context: &Context) -> SyncStatus {
     let cached = resource.resource_version().unwrap_or_default();
     match context.statuses.get(&object.id) {
         Some(written) if written.older.contains(&cached) => written.status,
@@ -181,43 +188,68 @@ fn previous_status<K: SyncKind>(resource: &K, object: &Object, context: &Context
     }
 }
 
-fn gather_and_plan<K: SyncKind>(
-    object: &Object,
-    previous: &SyncStatus,
-    target: Option<&Target>,
-    old_target: Option<&Target>,
-    shared: &Shared<K>,
-) -> Plan {
-    let context = &*shared.context;
-    if object.suspend {
-        context.workspaces.forget(&object.id);
+/// The target's name before it was renamed.
+pub(super) fn former_target<'a>(object: &Object, previous: &'a SyncStatus) -> Option<&'a str> {
+    previous.target.as_ref().map(|target| target.name.as_str()).filter(|name| *name != object.target_name)
+}
+
+/// All that a plan is made from but the targets.
+pub(super) struct Gathered<'a> {
+    object: &'a Object,
+    previous: &'a SyncStatus,
+    workspace_exists: bool,
+    /// The namespace's workspaces, where the object's own does not exist.
+    others: Vec<String>,
+    observation: Option<Observation>,
+    readings: BTreeMap<RemoteKey, Reading>,
+    written: Option<Version>,
+}
+
+impl<K: SyncKind> Shared<K> {
+    pub(super) fn gather<'a>(&self, object: &'a Object, previous: &'a SyncStatus) -> Gathered<'a> {
+        let workspaces = &self.context.workspaces;
+        if object.suspend {
+            workspaces.forget(&object.id);
+        }
+        let mut observation = (!object.suspend).then(|| workspaces.observe(object, previous));
+        let workspace = ObjectRef::new(&object.workspace.name).within(&object.workspace.namespace);
+        let workspace_exists = self.workspaces.get(&workspace).is_some();
+        let others =
+            if workspace_exists { Vec::new() } else { workspaces_of(&self.workspaces, &object.workspace.namespace) };
+        Gathered {
+            object,
+            previous,
+            workspace_exists,
+            others,
+            readings: observation.as_mut().map(|seen| std::mem::take(&mut seen.readings)).unwrap_or_default(),
+            observation,
+            written: self.context.written.get(&object.id),
+        }
     }
-    let observation = (!object.suspend).then(|| context.workspaces.observe(object, previous));
-    let workspace = ObjectRef::new(&object.workspace.name).within(&object.workspace.namespace);
-    let exists = shared.workspaces.get(&workspace).is_some();
-    let others = if exists { Vec::new() } else { workspaces_of(&shared.workspaces, &object.workspace.namespace) };
-    let view = match &observation {
-        _ if !exists => WorkspaceView::Missing { others: &others },
-        Some(seen) => match &seen.unusable {
-            Some(failure) => WorkspaceView::Unusable(failure),
-            None if seen.usable => WorkspaceView::Usable,
+}
+
+impl Gathered<'_> {
+    pub(super) fn observed<'a>(&'a self, target: Option<&'a Target>, old_target: Option<&'a Target>) -> Observed<'a> {
+        let workspace = match &self.observation {
+            _ if !self.workspace_exists => WorkspaceView::Missing { others: &self.others },
+            Some(seen) => match &seen.unusable {
+                Some(failure) => WorkspaceView::Unusable(failure),
+                None if seen.usable => WorkspaceView::Usable,
+                None => WorkspaceView::Pending,
+            },
             None => WorkspaceView::Pending,
-        },
-        None => WorkspaceView::Pending,
-    };
-    let written = context.written.get(&object.id);
-    let nothing = std::collections::BTreeMap::new();
-    let observed = Observed {
-        object,
-        previous,
-        workspace: view,
-        stale_after: observation.as_ref().map_or(Duration::ZERO, |seen| seen.stale_after),
-        readings: observation.as_ref().map_or(&nothing, |seen| &seen.readings),
-        target,
-        old_target,
-        written: written.as_ref(),
-    };
-    plan::plan(&observed, whole_seconds(Timestamp::now()))
+        };
+        Observed {
+            object: self.object,
+            previous: self.previous,
+            workspace,
+            stale_after: self.observation.as_ref().map_or(Duration::ZERO, |seen| seen.stale_after),
+            readings: &self.readings,
+            target,
+            old_target,
+            written: self.written.as_ref(),
+        }
+    }
 }
 
 /// The names of a namespace's workspaces, in order.

@@ -9,11 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::MANAGER;
 use super::errors::Error;
+use super::{MANAGER, now};
+use crate::sync::Reason;
 use crate::sync::conditions::{Verdict, conditions};
-use crate::sync::plan::whole_seconds;
-use crate::sync::{Reason, Timestamp};
 
 /// Makes `after` the status of the object that `of` is the metadata of.
 ///
@@ -37,8 +36,11 @@ where
         { "op": "test", "path": "/metadata/uid", "value": of.uid },
         { "op": "add", "path": "/status", "value": after },
     ]);
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch).map_err(|error| Error::Kube { doing: doing(), why: error.to_string() })?;
+    let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|error| Error::Kube {
+        doing: doing(),
+        why: error.to_string(),
+        retry_after: None,
+    })?;
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let api = api::<K>(client, namespace);
     match api.patch_status(name, &parameters, &Patch::<()>::Json(patch)).await {
@@ -92,7 +94,7 @@ where
         let before: S = status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
         let verdict = Verdict::not_ready(Reason::ObjectInvalid, message.clone());
         let generation = invalid.metadata.generation;
-        let now = whole_seconds(Timestamp::now());
+        let now = now();
         let after = before.clone().with(conditions(before.conditions(), &verdict, generation, now), generation);
         if after != before {
             write::<K, S>(client, &stored.metadata, &after).await?;

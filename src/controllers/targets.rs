@@ -7,7 +7,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +19,13 @@ use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
 use crate::sync::Dependent;
 use crate::sync::plan::Version;
 
-/// Starts the watch of one kind of targets.
-pub(super) fn spawn<K, T>(tasks: &mut JoinSet<()>, scope: &Scope, context: &Arc<Context>, shutdown: &CancellationToken)
+/// Starts the watch of one kind of targets; what it returns is cancelled when they have been listed once.
+pub(super) fn spawn<K, T>(
+    tasks: &mut JoinSet<()>,
+    scope: &Scope,
+    context: &Arc<Context>,
+    shutdown: &CancellationToken,
+) -> CancellationToken
 where
     K: SyncKind<Target = T>,
     T: TargetKind,
@@ -28,6 +33,8 @@ where
     let api: Api<PartialObjectMeta<T>> = scope.api(context.client.clone());
     let config = watcher::Config::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str()));
     let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
+    let first_list = CancellationToken::new();
+    let listed_once = first_list.clone();
     tasks.spawn(async move {
         let events = watcher(api, config).backoff(Patience::default());
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
@@ -36,14 +43,19 @@ where
         loop {
             match events.try_next().await {
                 Ok(Some(event)) => {
-                    let woken = handle::<K, T>(&context, &scope, &mut listed, event);
+                    let is_end = matches!(event, Event::InitDone);
+                    let woken = handle::<K, T>(&context, &scope, &mut listed, !first_list.is_cancelled(), event);
                     context.workspaces.wake_dependents(woken);
+                    if is_end {
+                        first_list.cancel();
+                    }
                 }
                 Ok(None) => return,
                 Err(error) => failures.say(&error),
             }
         }
     });
+    listed_once
 }
 
 /// Whom an event wakes: nobody for what we wrote ourselves.
@@ -51,6 +63,7 @@ fn handle<K: SyncKind, T: TargetKind>(
     context: &Context,
     scope: &Scope,
     listed: &mut HashSet<Dependent>,
+    is_first_list: bool,
     event: Event<PartialObjectMeta<T>>,
 ) -> Vec<Dependent> {
     match event {
@@ -59,11 +72,14 @@ fn handle<K: SyncKind, T: TargetKind>(
             Vec::new()
         }
         Event::InitApply(target) => {
-            listed.extend(owner::<K, T>(&target));
-            seen::<K, T>(context, &target)
+            let owner = owner::<K, _>(&target);
+            // In the first list all are new to us: their objects are woken by their sessions, and compared then.
+            let is_new = is_first_list && owner.as_ref().is_some_and(|owner| context.written.get(owner).is_none());
+            listed.extend(owner);
+            if is_new { Vec::new() } else { seen::<K, T>(context, &target) }
         }
         Event::Apply(target) => seen::<K, T>(context, &target),
-        Event::Delete(target) => owner::<K, T>(&target).into_iter().collect(),
+        Event::Delete(target) => owner::<K, _>(&target).into_iter().collect(),
         // Deleted while we were not watching.
         Event::InitDone => {
             let listed = std::mem::take(listed);
@@ -76,7 +92,7 @@ fn handle<K: SyncKind, T: TargetKind>(
 
 /// The owner of a target that is not as this process left it.
 fn seen<K: SyncKind, T: TargetKind>(context: &Context, target: &PartialObjectMeta<T>) -> Vec<Dependent> {
-    let Some(owner) = owner::<K, T>(target) else { return Vec::new() };
+    let Some(owner) = owner::<K, _>(target) else { return Vec::new() };
     let version = Version {
         uid: target.uid().unwrap_or_default(),
         resource_version: target.resource_version().unwrap_or_default(),
@@ -85,7 +101,7 @@ fn seen<K: SyncKind, T: TargetKind>(context: &Context, target: &PartialObjectMet
 }
 
 /// The object that a target belongs to, by its annotation or else by its owner reference.
-fn owner<K: SyncKind, T: TargetKind>(target: &PartialObjectMeta<T>) -> Option<Dependent> {
+pub(super) fn owner<K: SyncKind, R: ResourceExt>(target: &R) -> Option<Dependent> {
     let kind = K::KIND;
     let annotated = target
         .annotations()

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
+use kube::ResourceExt;
 use kube::core::Status;
 use kube::runtime::utils::Backoff;
 use kube::runtime::{controller, watcher};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::errors::describe;
 
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// After this long without a failure the next one counts as the first.
@@ -89,6 +91,12 @@ fn why(error: &watcher::Error) -> String {
 
 fn answered(status: &Status) -> String {
     format!("the API server answered {}: {}", status.code, status.message)
+}
+
+/// What a cached object need not keep: who set which field, and the copy that kubectl made of it.
+pub(super) fn slim<K: ResourceExt>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().remove(LAST_APPLIED);
 }
 
 /// Runs a controller until it ends. One that still waits for a list that it needs has nothing under way, and would

@@ -16,18 +16,17 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{Context, RECONCILE_TIMEOUT, backoff};
+use super::context::{Context, RECONCILE_TIMEOUT};
 use super::credentials::{Gathered, gather};
 use super::errors::Error;
 use super::kind::{Workspace, place};
 use super::wakers::Woken;
 use super::watching::{self, Patience};
-use super::{Cache, Scope, on, status};
+use super::{Cache, Scope, now, on, status};
 use crate::api::{OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceKind, WorkspaceStatus};
 use crate::sync::object::WorkspaceKey;
-use crate::sync::plan::whole_seconds;
 use crate::sync::workspace::workspace_status;
-use crate::sync::{Failure, Reason, Timestamp};
+use crate::sync::{Failure, Reason};
 use crate::workspace::Setup;
 
 const CONCURRENCY: u16 = 8;
@@ -51,9 +50,7 @@ pub(super) fn spawn(
     let (forgetting, cache, of) = (context.workspaces.clone(), store.clone(), scope.clone());
     let stream = watcher(scope.api::<Workspace>(client.clone()), watcher::Config::default())
         .backoff(Patience::default())
-        .modify(|object| {
-            object.managed_fields_mut().clear();
-        })
+        .modify(watching::slim)
         .reflect(writer)
         // After the cache: the objects that are woken must not find it there any more.
         .inspect_ok(move |event| match event {
@@ -118,7 +115,7 @@ fn users<K: Resource>(
 
 fn error_policy(object: Arc<Workspace>, error: &Error, shared: Arc<Shared>) -> Action {
     let key = key(&object);
-    let delay = backoff(shared.context.workspace_tries.count(&key), &key.to_string());
+    let delay = error.retry_in(shared.context.workspace_tries.count(&key), &key.to_string());
     tracing::warn!(workspace = %key, retry_in = ?delay, "{error}");
     Action::requeue(delay)
 }
@@ -148,7 +145,7 @@ async fn reconcile_workspace(
     key: &WorkspaceKey,
     context: &Context,
 ) -> Result<Action, Error> {
-    let now = whole_seconds(Timestamp::now());
+    let now = now();
     let Gathered { fingerprint, api_url, setup } = gather(workspace, &context.client, &context.options, now).await?;
     let usable = matches!(setup, Setup::Usable { .. });
     context.workspaces.set(key, &fingerprint, workspace.spec.stale_after(), setup);
@@ -167,7 +164,7 @@ async fn reconcile_workspace(
 
 async fn report_invalid(invalid: &InvalidObject, key: &WorkspaceKey, context: &Context) -> Result<Action, Error> {
     let message = status::report_invalid::<PrefectWorkspace, WorkspaceStatus>(&context.client, invalid).await?;
-    let now = whole_seconds(Timestamp::now());
+    let now = now();
     let failure = Failure { reason: Reason::ObjectInvalid, message, since: now, workspace_wide: true };
     let fingerprint = format!("invalid {:?} {:?}", invalid.metadata.uid, invalid.metadata.generation);
     context.workspaces.set(key, &fingerprint, Duration::ZERO, Setup::Unusable(failure));

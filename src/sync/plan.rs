@@ -179,6 +179,25 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     }
 }
 
+/// Whether the plan depends on the targets; else there is no need to read them.
+#[must_use]
+pub fn depends_on_target(observed: &Observed<'_>) -> bool {
+    let usable = observed.object.validate().is_ok() && !observed.object.suspend;
+    usable
+        && match observed.workspace {
+            WorkspaceView::Pending => false,
+            WorkspaceView::Missing { .. } | WorkspaceView::Unusable(_) => true,
+            WorkspaceView::Usable => !is_pending(observed),
+        }
+}
+
+/// Whether something was not read yet, and nothing failed.
+fn is_pending(observed: &Observed<'_>) -> bool {
+    let readings = || observed.object.entries.iter().map(|entry| observed.readings.get(&entry.remote));
+    let failed = readings().flatten().any(|reading| reading.failure.is_some());
+    !failed && readings().any(|reading| reading.is_none_or(|reading| reading.answer.is_none()))
+}
+
 /// What is left of `grace` for an object that is new and has said nothing yet.
 fn left_of(grace: Duration, observed: &Observed<'_>, now: Timestamp) -> Option<Duration> {
     let said = observed.previous.observed_generation.is_some();
@@ -198,7 +217,7 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
         .iter()
         .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.passes))))
         .collect();
-    if failure.is_none() && known.len() < object.entries.len() {
+    if is_pending(observed) {
         return pending(observed, now);
     }
     let mut requeue_after = None;

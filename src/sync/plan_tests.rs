@@ -112,19 +112,26 @@ impl World {
     }
 
     fn plan_with(&self, workspace: WorkspaceView<'_>) -> Plan {
-        plan(
-            &Observed {
-                object: &self.object,
-                previous: &self.status,
-                workspace,
-                stale_after: STALE_AFTER,
-                readings: &self.readings,
-                target: self.target.as_ref(),
-                old_target: self.old_target.as_ref(),
-                written: self.written.as_ref(),
-            },
-            at(self.now),
-        )
+        let observed = self.observed(workspace);
+        let planned = plan(&observed, at(self.now));
+        if !depends_on_target(&observed) {
+            let blind = plan(&Observed { target: None, old_target: None, ..observed }, at(self.now));
+            assert_eq!(format!("{blind:?}"), format!("{planned:?}"), "the plan depends on the target after all");
+        }
+        planned
+    }
+
+    fn observed<'a>(&'a self, workspace: WorkspaceView<'a>) -> Observed<'a> {
+        Observed {
+            object: &self.object,
+            previous: &self.status,
+            workspace,
+            stale_after: STALE_AFTER,
+            readings: &self.readings,
+            target: self.target.as_ref(),
+            old_target: self.old_target.as_ref(),
+            written: self.written.as_ref(),
+        }
     }
 
     /// Plans and carries it out, as the API server would.
@@ -656,4 +663,19 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_target_is_only_read_where_the_plan_depends_on_it() {
+    let mut world = World::synced(&["A", "B"]);
+    assert!(depends_on_target(&world.observed(WorkspaceView::Usable)));
+    assert!(!depends_on_target(&world.observed(WorkspaceView::Pending)));
+    world.readings.remove(&variable("B"));
+    assert!(!depends_on_target(&world.observed(WorkspaceView::Usable)), "B is not known yet");
+    world.plan();
+    world.fails("A", true);
+    assert!(depends_on_target(&world.observed(WorkspaceView::Usable)), "what is kept is to be said");
+    world.object.suspend = true;
+    assert!(!depends_on_target(&world.observed(WorkspaceView::Usable)));
+    world.plan();
 }

@@ -175,7 +175,18 @@ impl World {
 
     /// Every write in this namespace that the operator asked the API server for, `VERB URI CODE` each.
     pub async fn writes(&self) -> Vec<String> {
-        let events = control_plane().await.writes_of("system:serviceaccount:prefect-sync:prefect-sync");
+        let all = self.requests().await;
+        all.into_iter().filter(|request| !request.starts_with("get ") && !request.starts_with("list ")).collect()
+    }
+
+    /// Every GET and LIST of Secrets in this namespace that the operator asked for, `VERB URI CODE` each.
+    pub async fn reads_of_secrets(&self) -> Vec<String> {
+        let all = self.requests().await;
+        all.into_iter().filter(|request| request.starts_with("get ") || request.starts_with("list ")).collect()
+    }
+
+    async fn requests(&self) -> Vec<String> {
+        let events = control_plane().await.requests_of("system:serviceaccount:prefect-sync:prefect-sync");
         let here = events.iter().filter(|event| event["objectRef"]["namespace"] == self.namespace.as_str());
         here.map(|event| {
             let uri = event["requestURI"].as_str().unwrap_or_default();

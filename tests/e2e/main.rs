@@ -20,6 +20,7 @@ mod promises;
 mod promises_beside;
 mod reconciling;
 mod resources;
+mod scale;
 mod sessions;
 mod smoke;
 mod starting;

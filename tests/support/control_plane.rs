@@ -87,9 +87,9 @@ impl ControlPlane {
         &self.url
     }
 
-    /// Every write that a service account asked for, oldest first: the audit log's events, one JSON value each. An
-    /// event stands there once its request was answered.
-    pub fn writes_of(&self, user: &str) -> Vec<serde_json::Value> {
+    /// Every write that a service account asked for, and its reads of Secrets, oldest first: the audit log's events,
+    /// one JSON value each. An event stands there once its request was answered.
+    pub fn requests_of(&self, user: &str) -> Vec<serde_json::Value> {
         let log = std::fs::read_to_string(self.scratch.path().join("audit.log")).unwrap_or_default();
         let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         events.filter(|event| event["user"]["username"] == user).collect()
@@ -190,11 +190,13 @@ pub async fn get_text(client: &Client, path: &str) -> Result<String, String> {
     client.request_text(request).await.map_err(|e| e.to_string())
 }
 
-/// Who wrote what, without bodies; reads would make the log large.
+/// Who wrote what, and read Secrets, without bodies; all reads would make the log large.
 const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
 "rules": [
     {"level": "Metadata", "userGroups": ["system:serviceaccounts:prefect-sync"],
      "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+    {"level": "Metadata", "userGroups": ["system:serviceaccounts:prefect-sync"],
+     "verbs": ["get", "list"], "resources": [{"group": "", "resources": ["secrets"]}]},
     {"level": "None"}
 ]}"#;
 

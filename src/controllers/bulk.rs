@@ -1,0 +1,149 @@
+//! Compares many objects with their targets at once: after a start, the first readings of a workspace wake all of its
+//! objects, whose targets most likely are as they should be. They are listed page by page, compared, and dropped; what
+//! is right is remembered by its version, and only what is not is reconciled.
+//!
+//! **No edit is lost.** The listing begins after the watch of the targets has listed them once. What is edited before
+//! that is in our page; what is edited later is an event that wakes the target's object, whether or not its version
+//! has been remembered by then.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt as _};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::errors::describe;
+use super::kind::{Guarded, SyncKind, TargetKind};
+use super::now;
+use super::objects::{Shared, former_target, previous_status};
+use super::targets::owner;
+use super::wakers::MANY;
+use crate::api::OWNED_BY_LABEL;
+use crate::sync::plan::{self, Version};
+use crate::sync::{Dependent, Target, TargetAction};
+
+/// Targets in a page. One may be 1 MiB.
+const PAGE: u32 = 100;
+/// Listings at once.
+const LISTINGS: usize = 2;
+/// How long to wait for the watch; then each object looks for itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Starts the comparisons of one kind and scope. `many` are objects of one namespace; `each` reconciles one.
+pub(super) fn spawn<K: SyncKind>(
+    tasks: &mut JoinSet<()>,
+    shared: Arc<Shared<K>>,
+    mut many: UnboundedReceiver<Vec<Dependent>>,
+    each: UnboundedSender<ObjectRef<Guarded<K>>>,
+    targets_listed: CancellationToken,
+    shutdown: &CancellationToken,
+) {
+    let shutdown = shutdown.clone();
+    tasks.spawn(async move {
+        let places = Arc::new(Semaphore::new(LISTINGS));
+        let mut listings = JoinSet::new();
+        loop {
+            let dependents = tokio::select! {
+                dependents = many.recv() => dependents,
+                Some(_) = listings.join_next() => continue,
+                () = shutdown.cancelled() => return,
+            };
+            let Some(dependents) = dependents else { return };
+            let (shared, each, places, listed) = (shared.clone(), each.clone(), places.clone(), targets_listed.clone());
+            listings.spawn(async move {
+                let _place = places.acquire().await;
+                let known = tokio::time::timeout(PATIENCE, listed.cancelled()).await.is_ok();
+                let wake = |dependent: &Dependent| {
+                    let _ = each.send(ObjectRef::new(&dependent.name).within(&dependent.namespace));
+                };
+                let left = if known { settle(&shared, dependents, &wake).await } else { dependents };
+                left.iter().for_each(wake);
+            });
+        }
+    });
+}
+
+/// Compares; those that have to be reconciled are woken as they are found, or returned.
+async fn settle<K: SyncKind>(
+    shared: &Shared<K>,
+    dependents: Vec<Dependent>,
+    wake: &impl Fn(&Dependent),
+) -> Vec<Dependent> {
+    let namespace = dependents.first().map(|first| first.namespace.clone()).unwrap_or_default();
+    let mut left: HashMap<Dependent, Arc<Guarded<K>>> = HashMap::new();
+    for dependent in dependents {
+        match shared.store.get(&ObjectRef::new(&dependent.name).within(&dependent.namespace)) {
+            Some(object) if may_be_settled(shared, &dependent, &object) => {
+                left.insert(dependent, object);
+            }
+            _ => wake(&dependent),
+        }
+    }
+    let api: Api<K::Target> = Api::namespaced(shared.context.client.clone(), &namespace);
+    let mut parameters = ListParams::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str())).limit(PAGE);
+    while left.len() >= MANY || parameters.continue_token.is_some() {
+        let page = match api.list(&parameters).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::debug!(namespace, "listing targets to compare them: {}; each is read", describe(&error));
+                break;
+            }
+        };
+        for target in page.items {
+            let Some(owner) = owner::<K, _>(&target) else { continue };
+            let name = target.name_any();
+            let Some(object) = left.get(&owner) else { continue };
+            let settled = object.0.as_ref().is_ok_and(|object| {
+                object.object().target_name == name && is_settled(shared, object, target.into_target())
+            });
+            if settled {
+                left.remove(&owner);
+            } else if left.remove(&owner).is_some() {
+                wake(&owner);
+            }
+        }
+        parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if parameters.continue_token.is_none() {
+            break;
+        }
+    }
+    left.into_keys().collect()
+}
+
+/// Whether the object has a target that this process knows nothing of yet.
+fn may_be_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, object: &Guarded<K>) -> bool {
+    let Ok(resource) = &object.0 else { return false };
+    let has_target = resource
+        .status()
+        .is_some_and(|status| status.target.is_some() && former_target(&resource.object(), status).is_none());
+    has_target && shared.context.written.get(dependent).is_none()
+}
+
+/// Whether there is nothing to do for the object. Then the target's version is remembered: its next change is someone
+/// else's.
+fn is_settled<K: SyncKind>(shared: &Shared<K>, resource: &K, target: Target) -> bool {
+    if resource.meta().deletion_timestamp.is_some() {
+        return false;
+    }
+    let object = resource.object();
+    let previous = previous_status(resource, &object, &shared.context);
+    let gathered = shared.gather(&object, &previous);
+    let plan = plan::plan(&gathered.observed(Some(&target), None), now());
+    let nothing_to_do = plan.target == TargetAction::Keep
+        && plan.target_is_right
+        && plan.status == previous
+        && plan.events.is_empty()
+        && plan.remove.is_none()
+        && plan.requeue_after.is_none();
+    if nothing_to_do {
+        let version = Version { uid: target.uid, resource_version: target.resource_version };
+        shared.context.written.set(&object.id, version);
+    }
+    nothing_to_do
+}
