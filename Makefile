@@ -1,7 +1,7 @@
 # One line behind `##` is what `make help` shows.
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help demo test run crds lint fmt tools
+.PHONY: help bench demo test run crds lint fmt tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ test: tools ## Run all tests, on the real parts
 	$(CARGO) build --locked
 	$(CARGO) test --locked --doc
 	RUST_TEST_THREADS=6 $(CARGO) test --locked --all-targets
+
+bench: tools ## Measure what many objects cost, as tests/bench/README.md says (SIZES=1000,10000; about 25 minutes)
+	$(CARGO) build --release --locked --bin prefect-sync --example bench
+	SIZES=$(SIZES) $(CARGO) run --release --locked --quiet --example bench
 
 run: ## Run the operator against the cluster of the current kubeconfig
 	$(CARGO) run --locked -- run

@@ -46,10 +46,12 @@ impl Schedule {
         self.due.values().min().copied()
     }
 
-    /// The keys of these intervals have been read.
-    pub fn read(&mut self, intervals: &BTreeSet<Duration>, now: Duration) {
+    /// The keys of these intervals have been read, from `began` to `now`. What has become due meanwhile stays so.
+    pub fn read(&mut self, intervals: &BTreeSet<Duration>, began: Duration, now: Duration) {
         for interval in intervals {
-            if let Some(due) = self.due.get_mut(interval) {
+            if let Some(due) = self.due.get_mut(interval)
+                && *due <= began
+            {
                 *due = now + *interval;
             }
         }
@@ -157,7 +159,7 @@ mod tests {
         assert_eq!(schedule.next(), Some(s(6)));
         assert!(schedule.due(ms(5_999)).is_empty());
         assert_eq!(schedule.due(s(6)), BTreeSet::from([s(8)]));
-        schedule.read(&BTreeSet::from([s(8)]), s(7));
+        schedule.read(&BTreeSet::from([s(8)]), s(6), s(7));
         assert_eq!(schedule.next(), Some(s(15)), "an interval after it was read, the spread stays");
         assert_eq!(schedule.due(s(60)), BTreeSet::from([s(8), s(80)]));
     }
@@ -179,6 +181,13 @@ mod tests {
         schedule.all_due(s(5));
         assert_eq!(schedule.due(s(4)), BTreeSet::from([s(2)]));
         assert_eq!(schedule.due(s(5)), BTreeSet::from([s(2), s(80)]));
+        // A gap during a refresh: what was read before it does not count.
+        schedule.all_due(s(6));
+        schedule.read(&BTreeSet::from([s(2), s(80)]), s(5), s(7));
+        assert_eq!(schedule.due(s(8)), BTreeSet::new());
+        schedule.all_due(s(8));
+        schedule.read(&BTreeSet::from([s(2), s(80)]), s(7), s(9));
+        assert_eq!(schedule.due(s(9)), BTreeSet::from([s(2), s(80)]));
     }
 
     /// Climbs whenever the ladder asks for it; when which keys were read.

@@ -173,7 +173,8 @@ impl Workspaces {
         }
         let slot = inner.slots.entry(object.workspace.clone()).or_default();
         let readings = slot.snapshot.observe(&object.id, interest);
-        if readings.len() < asked {
+        // Also in an outage, which may be over.
+        if readings.len() < asked || readings.values().any(|reading| reading.answer.is_none()) {
             slot.demand.notify_one();
         }
         Observation {

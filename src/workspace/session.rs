@@ -129,6 +129,7 @@ enum Server {
 /// A refresh under way.
 struct Refresh {
     intervals: BTreeSet<Duration>,
+    began: Duration,
     left: VecDeque<BTreeSet<RemoteKey>>,
     running: usize,
     number: u64,
@@ -249,9 +250,15 @@ impl Run {
         self.workspaces.in_epoch(&self.session.key, self.session.epoch, f)
     }
 
+    /// What is read once events are heard need not be read again because they were not.
+    fn waits_for_events(&self, now: Duration) -> bool {
+        let is_open = !self.listening && self.events.is_none() && self.silent_since.is_none();
+        is_open && self.session.reader.client.is_some() && now < FIRST_WAIT
+    }
+
     fn next_deadline(&self) -> Duration {
         let now = self.clock.elapsed();
-        let well = matches!(self.server, Server::Well);
+        let well = matches!(self.server, Server::Well) && !self.waits_for_events(now);
         let retry = match self.server {
             Server::Failing { retry, .. } => Some(retry),
             _ => None,
@@ -290,17 +297,13 @@ impl Run {
     }
 
     fn start_reads(&mut self, now: Duration) -> Option<()> {
-        // What is read once events are heard need not be read again because they were not.
-        if self.session.reader.client.is_some()
-            && !self.listening
-            && self.events.is_none()
-            && self.silent_since.is_none()
-            && now < FIRST_WAIT
-        {
+        if self.waits_for_events(now) {
             return Some(());
         }
         let interval = self.session.interval;
-        if self.gathering.is_none_or(|(_, until)| until <= now) {
+        let is_recovering = self.slot(|slot| slot.snapshot.outage().is_some())?;
+        // After an outage everything is read anyway.
+        if !is_recovering && self.gathering.is_none_or(|(_, until)| until <= now) {
             self.gathering = None;
             let portions = self.slot(|slot| {
                 let new: BTreeSet<RemoteKey> = slot.snapshot.unread().difference(&self.first_reads).cloned().collect();
@@ -324,7 +327,7 @@ impl Run {
         }
         let intervals = self.slot(|slot| slot.snapshot.intervals(interval))?;
         self.schedule.keep(&intervals, now);
-        let due = self.schedule.due(now);
+        let due = if is_recovering { intervals } else { self.schedule.due(now) };
         if self.refresh.is_none() && !due.is_empty() {
             let left: VecDeque<_> = self
                 .slot(|slot| {
@@ -339,7 +342,7 @@ impl Run {
                 return Some(());
             }
             self.refreshes += 1;
-            self.refresh = Some(Refresh { intervals: due, left, running: 0, number: self.refreshes });
+            self.refresh = Some(Refresh { intervals: due, began: now, left, running: 0, number: self.refreshes });
         }
         while let Some(refresh) = &mut self.refresh
             && refresh.running < REFRESHING
@@ -397,7 +400,8 @@ impl Run {
                 self.silent_since = None;
                 self.events = Some(EventsStatus { mode: EventsMode::Streaming, message: None });
                 // What changed before was not heard.
-                if self.slot(|slot| slot.snapshot.has_read_before(now))? || !self.running.is_empty() {
+                let is_reading = self.urgent_running > 0 || self.refresh.is_some();
+                if is_reading || self.slot(|slot| slot.snapshot.has_read_before(now))? {
                     self.schedule.all_due(now + AFTER_GAP);
                 }
                 self.say_health()?;
@@ -434,12 +438,7 @@ impl Run {
             Done::Checked(Ok(version)) => {
                 self.version = version;
                 self.server = Server::Well;
-                let now = self.clock.elapsed();
-                self.proven = Some(now);
-                if self.slot(|slot| slot.snapshot.outage().is_some())? {
-                    // It answers again: everything is read, also what is not due.
-                    self.schedule.all_due(now);
-                }
+                self.proven = Some(self.clock.elapsed());
                 self.say_health()
             }
             Done::Checked(Err(failure)) => self.failed(&failure, None),
@@ -489,7 +488,7 @@ impl Run {
     fn refreshed(&mut self) -> Option<()> {
         let Some(refresh) = self.refresh.take() else { return Some(()) };
         let now = self.clock.elapsed();
-        self.schedule.read(&refresh.intervals, now);
+        self.schedule.read(&refresh.intervals, refresh.began, now);
         let recovered = self.slot(|slot| {
             slot.refreshed = Instant::now();
             let was_out = slot.snapshot.outage().is_some();

@@ -20,6 +20,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A machine busy with a build is slow; a healthy start takes a few seconds.
 const START_UP: Duration = Duration::from_secs(90);
 
+/// How a control plane is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ControlPlaneOptions {
+    /// Whether the audit log has all requests of the operator's service accounts, not only writes.
+    pub audit_reads: bool,
+    /// Whether there is room for a gigabyte of objects.
+    pub large: bool,
+}
+
 /// A running control plane. Stops when dropped: first the controller manager, then the API server,
 /// then etcd (an API server whose etcd is gone takes long to stop), which is the order of the
 /// fields.
@@ -36,13 +45,18 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts one on free ports and waits until it serves requests and its controllers work.
     pub async fn start() -> Self {
+        Self::start_with(ControlPlaneOptions::default()).await
+    }
+
+    /// The same with options.
+    pub async fn start_with(options: ControlPlaneOptions) -> Self {
         install_crypto_provider();
         let scratch = Scratch::new("control-plane");
         let folder = scratch.path();
 
-        let (mut etcd, etcd_url) = start_etcd(folder);
+        let (mut etcd, etcd_url) = start_etcd(folder, options);
         let token = uuid::Uuid::new_v4().to_string();
-        let (mut apiserver, url) = start_apiserver(folder, &etcd_url, &token);
+        let (mut apiserver, url) = start_apiserver(folder, &etcd_url, &token, options);
 
         // Both come up side by side; looking at etcd first puts the blame right when it fails.
         let address = etcd_url.trim_start_matches("http://");
@@ -200,7 +214,14 @@ const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy"
     {"level": "None"}
 ]}"#;
 
-fn start_etcd(folder: &Path) -> (Leashed, String) {
+/// Whatever the operator or an administrator asks for.
+const AUDIT_ALL: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+"rules": [
+    {"level": "Metadata", "userGroups": ["system:serviceaccounts:prefect-sync", "system:masters"]},
+    {"level": "None"}
+]}"#;
+
+fn start_etcd(folder: &Path, options: ControlPlaneOptions) -> (Leashed, String) {
     let url = format!("http://127.0.0.1:{}", ports::free());
     let peer = format!("http://127.0.0.1:{}", ports::free());
     let mut command = Command::new(tools::etcd());
@@ -208,10 +229,13 @@ fn start_etcd(folder: &Path) -> (Leashed, String) {
     command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
+    if options.large {
+        command.args(["--quota-backend-bytes", "8000000000"]);
+    }
     (Leashed::spawn(&command, &folder.join("etcd.log"), GRACE), url)
 }
 
-fn start_apiserver(folder: &Path, etcd_url: &str, token: &str) -> (Leashed, String) {
+fn start_apiserver(folder: &Path, etcd_url: &str, token: &str, options: ControlPlaneOptions) -> (Leashed, String) {
     let port = ports::free();
     let tokens = folder.join("tokens.csv");
     std::fs::write(&tokens, format!("{token},admin,admin,\"system:masters\"\n")).expect("the scratch folder is ours");
@@ -224,7 +248,10 @@ fn start_apiserver(folder: &Path, etcd_url: &str, token: &str) -> (Leashed, Stri
     command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
     command.args(["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]);
     let policy = folder.join("audit-policy.yaml");
-    std::fs::write(&policy, AUDIT_POLICY).expect("the scratch folder is ours");
+    let text = if options.audit_reads { AUDIT_ALL } else { AUDIT_POLICY };
+    std::fs::write(&policy, text).expect("the scratch folder is ours");
+    // In one file, whatever its size in MB.
+    command.args(["--audit-log-maxsize", "100000"]);
     command.arg("--audit-policy-file").arg(policy).arg("--audit-log-path").arg(folder.join("audit.log"));
     (Leashed::spawn(&command, &folder.join("kube-apiserver.log"), GRACE), format!("https://127.0.0.1:{port}"))
 }

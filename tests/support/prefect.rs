@@ -107,7 +107,8 @@ impl Prefect {
             .unwrap_or_else(|e| panic!("cannot copy the Prefect database to {}: {e}", home.display()));
     }
 
-    fn home(&self) -> std::path::PathBuf {
+    /// Its `PREFECT_HOME`.
+    pub fn home(&self) -> std::path::PathBuf {
         self.scratch.path().join("home")
     }
 

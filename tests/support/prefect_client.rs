@@ -76,6 +76,12 @@ impl PrefectClient {
         self.expect(&Method::POST, "/block_documents/", Some(body)).await;
     }
 
+    /// Changes fields of the block of this id.
+    pub async fn patch_block(&self, id: &str, data: Value) {
+        let body = json!({"data": data}).to_string();
+        self.expect(&Method::PATCH, &format!("/block_documents/{id}"), Some(body)).await;
+    }
+
     /// Deletes a block, which must exist.
     pub async fn delete_block(&self, type_slug: &str, name: &str) {
         let Some(id) = self.block_id(type_slug, name).await else {
