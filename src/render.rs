@@ -108,6 +108,7 @@ fn render_object(
         target: None,
         old_target: None,
         written: None,
+        started: now,
     };
     let plan = plan(&observed, now);
     let manifest = match plan.target {

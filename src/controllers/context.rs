@@ -13,7 +13,7 @@ use super::{MANAGER, Options};
 use crate::api::SyncStatus;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::Version;
-use crate::sync::{Dependent, PlannedEvent};
+use crate::sync::{Dependent, PlannedEvent, Timestamp};
 use crate::telemetry::Metrics;
 use crate::workspace::Workspaces;
 
@@ -47,6 +47,8 @@ pub struct Context {
     pub tries: Memory<Dependent, u32>,
     /// Failed tries in a row, of workspaces.
     pub workspace_tries: Memory<WorkspaceKey, u32>,
+    /// When this process began.
+    pub started: Timestamp,
     /// What is counted.
     pub metrics: Metrics,
     recorder: Recorder,
@@ -66,6 +68,7 @@ impl Context {
             statuses: Memory::default(),
             tries: Memory::default(),
             workspace_tries: Memory::default(),
+            started: Timestamp::now(),
             metrics,
         }
     }

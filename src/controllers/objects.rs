@@ -26,7 +26,7 @@ use super::{Cache, Scope, now, on, status};
 use crate::api::{OWNER_ANNOTATION, SyncStatus};
 use crate::sync::conditions;
 use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView};
-use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Target, TargetAction};
+use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Target, TargetAction, Timestamp};
 use crate::workspace::Observation;
 
 /// Reconciles under way at once, of one kind and scope.
@@ -70,6 +70,8 @@ pub(super) fn spawn<K: SyncKind>(
                 .remove_if(&dependent(object), |written| object.resource_version().as_ref() == Some(&written.version)),
             Event::InitDone => {
                 filled.cancel();
+                // Before any of them is reconciled, so that the session reads the keys of all together.
+                cache.state().iter().for_each(|object| announce(&forgetting, object));
                 // Deleted while we were not watching.
                 let known = forgetting.workspaces.dependents();
                 known
@@ -97,6 +99,18 @@ pub(super) fn spawn<K: SyncKind>(
     let needed = [listed.clone(), workspaces.listed.clone()];
     watching::spawn(tasks, controller, needed, shutdown.clone());
     listed
+}
+
+/// Tells the object's session which keys it asks for.
+fn announce<K: SyncKind>(context: &Context, object: &Guarded<K>) {
+    if let Ok(resource) = &object.0
+        && resource.meta().deletion_timestamp.is_none()
+    {
+        let object = resource.object();
+        if !object.suspend {
+            let _ = context.workspaces.observe(&object, &resource.status().cloned().unwrap_or_default());
+        }
+    }
 }
 
 pub(super) fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
@@ -203,6 +217,7 @@ pub(super) struct Gathered<'a> {
     observation: Option<Observation>,
     readings: BTreeMap<RemoteKey, Reading>,
     written: Option<Version>,
+    started: Timestamp,
 }
 
 impl<K: SyncKind> Shared<K> {
@@ -224,6 +239,7 @@ impl<K: SyncKind> Shared<K> {
             readings: observation.as_mut().map(|seen| std::mem::take(&mut seen.readings)).unwrap_or_default(),
             observation,
             written: self.context.written.get(&object.id),
+            started: self.context.started,
         }
     }
 }
@@ -248,6 +264,7 @@ impl Gathered<'_> {
             target,
             old_target,
             written: self.written.as_ref(),
+            started: self.started,
         }
     }
 }

@@ -175,12 +175,6 @@ pub struct Object {
 }
 
 impl Object {
-    /// The keys to read, each once.
-    #[must_use]
-    pub fn remote_keys(&self) -> BTreeSet<RemoteKey> {
-        self.entries.iter().map(|entry| entry.remote.clone()).collect()
-    }
-
     /// `KIND/NAME`, as the target's annotations name it.
     #[must_use]
     pub fn owner_name(&self) -> String {

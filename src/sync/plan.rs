@@ -24,7 +24,7 @@ const CONFLICT_RETRY: Duration = Duration::from_secs(10);
 const DELETING_RETRY: Duration = Duration::from_secs(5);
 
 /// How long a new object may be without a status before it says that it is being worked on.
-const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long a new object's workspace may be unknown: both may be of one file, and each kind has a watch of its own.
 const NEIGHBOURS: Duration = Duration::from_secs(2);
@@ -75,6 +75,8 @@ pub struct Observed<'a> {
     pub old_target: Option<&'a Target>,
     /// The version of the target that this process left behind.
     pub written: Option<&'a Version>,
+    /// When this process began: an older object is as new to it.
+    pub started: Timestamp,
 }
 
 /// What to do with the target.
@@ -201,7 +203,7 @@ fn is_pending(observed: &Observed<'_>) -> bool {
 /// What is left of `grace` for an object that is new and has said nothing yet.
 fn left_of(grace: Duration, observed: &Observed<'_>, now: Timestamp) -> Option<Duration> {
     let said = observed.previous.observed_generation.is_some();
-    let age = observed.object.created.filter(|_| !said).map(|created| elapsed(created, now))?;
+    let age = observed.object.created.filter(|_| !said).map(|created| elapsed(created.max(observed.started), now))?;
     grace.checked_sub(age).filter(|left| !left.is_zero())
 }
 
@@ -360,6 +362,7 @@ pub fn refused(object: &Object, previous: &SyncStatus, why: &str, now: Timestamp
         target: None,
         old_target: None,
         written: None,
+        started: now,
     };
     let message = format!("the API server refused {}: {why}", object.target_display());
     keep(&observed, now, Verdict::not_ready(Reason::TargetRefused, message), None)

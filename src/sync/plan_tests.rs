@@ -27,6 +27,7 @@ struct World {
     target: Option<Target>,
     old_target: Option<Target>,
     written: Option<Version>,
+    started: i64,
     now: i64,
     version: u32,
 }
@@ -68,6 +69,7 @@ impl World {
             target: None,
             old_target: None,
             written: None,
+            started: 0,
             now: 0,
             version: 0,
         }
@@ -131,6 +133,7 @@ impl World {
             target: self.target.as_ref(),
             old_target: self.old_target.as_ref(),
             written: self.written.as_ref(),
+            started: at(self.started),
         }
     }
 
@@ -523,7 +526,10 @@ fn a_new_object_that_waits_says_so_after_a_while() {
     let plan = world.settle();
     assert_eq!(plan.requeue_after, Some(SILENCE));
     assert!(world.status.conditions.is_empty());
-    world.now = 5;
+    world.now = 10;
+    world.started = 4;
+    assert_eq!(world.settle().requeue_after, Some(Duration::from_secs(4)), "to a new process it is new as well");
+    world.now = 14;
     world.settle();
     assert_eq!(world.reason(), "Progressing");
     world.found("A", "\"1\"");

@@ -3,7 +3,7 @@
 //! A **pass** reads a portion of the keys; passes may run side by side. Merging one compares it with what was known,
 //! and names the objects one of whose readings changed. Readings are held here once, however many objects share them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +25,9 @@ const MOST_COMPANIONS: usize = 200;
 /// What one object asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// Its keys, each with whether its target holds a value of it.
-    pub keys: BTreeMap<RemoteKey, bool>,
+    /// Its keys in order, each with whether its target holds a value of it. Most objects have few, and a map of one
+    /// takes the room of eleven.
+    pub keys: Vec<(RemoteKey, bool)>,
     /// Its own refresh interval; `None` for the workspace's.
     pub interval: Option<Duration>,
     /// Whether it is Ready in its present generation, so that an outage is no news to it until it is stale.
@@ -37,15 +38,26 @@ impl Interest {
     /// What `object`, whose status is `status`, asks for.
     #[must_use]
     pub fn of(object: &Object, status: &SyncStatus) -> Self {
-        let mut keys: BTreeMap<RemoteKey, bool> = object.remote_keys().into_iter().map(|key| (key, false)).collect();
+        let delivered: HashSet<&str> =
+            status.entries.iter().filter(|entry| is_delivered(entry)).map(|entry| entry.key.as_str()).collect();
+        let mut keys: BTreeMap<RemoteKey, bool> = BTreeMap::new();
         for entry in &object.entries {
-            let delivered = status.entries.iter().any(|before| before.key == entry.key && is_delivered(before));
-            if delivered && let Some(held) = keys.get_mut(&entry.remote) {
-                *held = true;
-            }
+            *keys.entry(entry.remote.clone()).or_default() |= delivered.contains(entry.key.as_str());
         }
+        let keys = keys.into_iter().collect();
         let well = is_ready(&status.conditions) && status.observed_generation == object.generation;
         Self { keys, interval: object.refresh_interval, well }
+    }
+}
+
+impl Interest {
+    fn remote_keys(&self) -> impl Iterator<Item = &RemoteKey> {
+        self.keys.iter().map(|(key, _)| key)
+    }
+
+    fn holds(&self, key: &RemoteKey) -> Option<bool> {
+        let at = self.keys.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
+        Some(self.keys[at].1)
     }
 }
 
@@ -54,7 +66,8 @@ impl Interest {
 struct Known {
     reading: Option<Reading>,
     ids: Box<[Uuid]>,
-    users: BTreeSet<Dependent>,
+    /// In order.
+    users: Vec<Dependent>,
     /// The merge that brought the reading.
     merged: u64,
     /// When it was last read, since the session began.
@@ -109,16 +122,18 @@ impl Snapshot {
     /// Notes what an object asks for, and says what is known of its keys, as [`Snapshot::readings`] does.
     pub fn observe(&mut self, object: &Dependent, interest: Interest) -> BTreeMap<RemoteKey, Reading> {
         let before = self.interests.insert(object.clone(), interest);
-        for key in before.iter().flat_map(|before| before.keys.keys()) {
-            if !self.interests[object].keys.contains_key(key) {
+        for key in before.iter().flat_map(Interest::remote_keys) {
+            if self.interests[object].holds(key).is_none() {
                 release(&mut self.keys, &mut self.unread, key, object);
             }
         }
         let interest = &self.interests[object];
         let known = before.as_ref();
-        for key in interest.keys.keys().filter(|key| known.is_none_or(|known| !known.keys.contains_key(*key))) {
+        for key in interest.remote_keys().filter(|key| known.is_none_or(|known| known.holds(key).is_none())) {
             let known = self.keys.entry(key.clone()).or_default();
-            known.users.insert(object.clone());
+            if let Err(at) = known.users.binary_search(object) {
+                known.users.insert(at, object.clone());
+            }
             if known.reading.is_none() {
                 self.unread.insert(key.clone());
             }
@@ -129,14 +144,14 @@ impl Snapshot {
     /// What is known of the keys that an object asks for; one that is not there was not read yet.
     #[must_use]
     pub fn readings(&self, object: &Dependent) -> BTreeMap<RemoteKey, Reading> {
-        let keys = self.interests.get(object).into_iter().flat_map(|interest| interest.keys.keys());
+        let keys = self.interests.get(object).into_iter().flat_map(Interest::remote_keys);
         keys.filter_map(|key| Some((key.clone(), self.reading(key)?))).collect()
     }
 
     /// Notes anew what an object's target holds, if the object asks for anything.
     pub fn note(&mut self, object: &Dependent, interest: Interest) {
         if let Some(noted) = self.interests.get_mut(object)
-            && noted.keys.keys().eq(interest.keys.keys())
+            && noted.remote_keys().eq(interest.remote_keys())
         {
             *noted = interest;
         }
@@ -144,7 +159,7 @@ impl Snapshot {
 
     /// Forgets an object, and the keys that nobody else asks for.
     pub fn forget(&mut self, object: &Dependent) {
-        for key in self.interests.remove(object).into_iter().flat_map(|interest| interest.keys.into_keys()) {
+        for (key, _) in self.interests.remove(object).into_iter().flat_map(|interest| interest.keys) {
             release(&mut self.keys, &mut self.unread, &key, object);
         }
     }
@@ -236,7 +251,7 @@ impl Snapshot {
             let users = users.into_iter().filter(|users| users.len() <= MOST_USERS).flatten();
             let companions = users
                 .filter_map(|user| self.interests.get(user))
-                .flat_map(|interest| interest.keys.keys())
+                .flat_map(Interest::remote_keys)
                 .filter(|companion| with_companions || keys.contains(*companion));
             let group: BTreeSet<&RemoteKey> = companions.chain([key]).filter(|key| !portion.contains(*key)).collect();
             let mut grown = sizes.clone();
@@ -289,7 +304,7 @@ impl Snapshot {
             .iter()
             .filter_map(|(key, read)| self.keys.get(key).filter(|known| is_other(known, read)))
             .flat_map(|known| &known.users);
-        let keys = users.filter_map(|user| self.interests.get(user)).flat_map(|interest| interest.keys.keys());
+        let keys = users.filter_map(|user| self.interests.get(user)).flat_map(Interest::remote_keys);
         let companions: BTreeSet<&RemoteKey> = keys.filter(|key| !reads.contains_key(*key)).collect();
         // More are of a key that everybody shares: they are as fresh as their interval says.
         if companions.len() > MOST_COMPANIONS {
@@ -433,8 +448,8 @@ impl Snapshot {
 }
 
 /// Whether a target holds the key.
-fn delivers(interests: &HashMap<Dependent, Interest>, key: &RemoteKey, users: &BTreeSet<Dependent>) -> bool {
-    users.iter().filter_map(|user| interests.get(user)?.keys.get(key)).any(|held| *held)
+fn delivers(interests: &HashMap<Dependent, Interest>, key: &RemoteKey, users: &[Dependent]) -> bool {
+    users.iter().filter_map(|user| interests.get(user)?.holds(key)).any(|held| held)
 }
 
 fn release(
@@ -444,7 +459,9 @@ fn release(
     object: &Dependent,
 ) {
     if let Some(known) = keys.get_mut(key) {
-        known.users.remove(object);
+        if let Ok(at) = known.users.binary_search(object) {
+            known.users.remove(at);
+        }
         if known.users.is_empty() {
             keys.remove(key);
             unread.remove(key);

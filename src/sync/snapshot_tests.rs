@@ -24,7 +24,8 @@ fn object(name: &str) -> Dependent {
 
 /// An interest in the keys named, all of them delivered, of an object that is well.
 fn interest(names: &[&str]) -> Interest {
-    Interest { keys: names.iter().map(|name| (key(name), true)).collect(), interval: None, well: true }
+    let keys = keys(names).into_iter().map(|key| (key, true)).collect();
+    Interest { keys, interval: None, well: true }
 }
 
 fn snapshot(interests: &[(&str, &[&str])]) -> Snapshot {
@@ -293,7 +294,7 @@ fn a_portion_of_blocks_and_variables_fills_a_request_of_each() {
     for n in 0..200 {
         let name = format!("k{n:03}");
         let block = RemoteKey::Block { block_type: "secret".into(), name: name.clone() };
-        let keys = BTreeMap::from([(key(&name), false), (block, false)]);
+        let keys = vec![(block, false), (key(&name), false)];
         snapshot.observe(&object(&name), Interest { keys, ..Interest::default() });
     }
     let portions = snapshot.portions(snapshot.unread(), true);
@@ -325,7 +326,9 @@ fn an_event_concerns_keys_of_its_name_and_those_that_contain_its_document() {
     let mut snapshot = snapshot(&[("one", &["db"])]);
     let block = |block_type: &str, name: &str| RemoteKey::Block { block_type: block_type.into(), name: name.into() };
     let [bucket, credentials, same_name] = [block("s3-bucket", "data"), block("aws", "prod"), block("secret", "db")];
-    let blocks = [&bucket, &credentials, &same_name].map(|key| (key.clone(), false)).into();
+    let blocks = [&credentials, &bucket, &same_name].map(|key| (key.clone(), false));
+    let mut blocks = blocks.to_vec();
+    blocks.sort();
     snapshot.observe(&object("two"), Interest { keys: blocks, ..Interest::default() });
     let [aws, s3] = [1, 2].map(Uuid::from_u128);
     let (pass, _) = snapshot.begin_pass(&BTreeSet::new());

@@ -59,12 +59,15 @@ async fn main() {
         let peer = Subject::Peer { binary: binary.into(), manifests, args };
         runs.push(bench.run(&peer, sizes[0], 10).await);
     }
+    // The first size also in one namespace, for the figures of one workspace: until there are cluster workspaces, each
+    // namespace has its own.
+    let spreads = |n: usize| if n == 0 { vec![1, 10] } else { vec![10] };
     for (n, size) in sizes.iter().enumerate() {
-        if n == 0 {
-            // The figures of one workspace: until there are cluster workspaces, that is one namespace.
-            runs.push(bench.run(&Subject::Operator(binary()), *size, 1).await);
+        let spreads =
+            setting("NAMESPACES").map_or_else(|| spreads(n), |one| vec![one.parse().expect("NAMESPACES is a number")]);
+        for spread in spreads {
+            runs.push(bench.run(&Subject::Operator(binary()), *size, spread).await);
         }
-        runs.push(bench.run(&Subject::Operator(binary()), *size, 10).await);
     }
     report::finish(&runs, &root().join("target/bench/report.json"));
     println!("took {:.0} s", started.elapsed().as_secs_f64());
