@@ -6,13 +6,12 @@
 //! that is in our page; what is edited later is an event that wakes the target's object, whether or not its version
 //! has been remembered by then.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
+use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, ResourceExt as _};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
@@ -32,8 +31,6 @@ use crate::sync::{Dependent, Target, TargetAction};
 const PAGE: u32 = 100;
 /// Listings at once.
 const LISTINGS: usize = 2;
-/// How long to wait for the watch; then each object looks for itself.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Starts the comparisons of one kind and scope. `many` are objects of one namespace; `each` reconciles one.
 pub(super) fn spawn<K: SyncKind>(
@@ -55,39 +52,38 @@ pub(super) fn spawn<K: SyncKind>(
                 () = shutdown.cancelled() => return,
             };
             let Some(dependents) = dependents else { return };
-            let (shared, each, places, listed) = (shared.clone(), each.clone(), places.clone(), targets_listed.clone());
+            let each = each.clone();
+            let wake = move |dependent: &Dependent| {
+                let _ = each.send(ObjectRef::new(&dependent.name).within(&dependent.namespace));
+            };
+            let (candidates, others): (Vec<Dependent>, Vec<Dependent>) =
+                dependents.into_iter().partition(|dependent| may_be_settled(&shared, dependent));
+            others.iter().for_each(&wake);
+            if candidates.len() < MANY {
+                candidates.iter().for_each(&wake);
+                continue;
+            }
+            let (shared, places, listed) = (shared.clone(), places.clone(), targets_listed.clone());
             listings.spawn(async move {
+                listed.cancelled().await;
                 let _place = places.acquire().await;
-                let known = tokio::time::timeout(PATIENCE, listed.cancelled()).await.is_ok();
-                let wake = |dependent: &Dependent| {
-                    let _ = each.send(ObjectRef::new(&dependent.name).within(&dependent.namespace));
-                };
-                let left = if known { settle(&shared, dependents, &wake).await } else { dependents };
-                left.iter().for_each(wake);
+                settle(&shared, candidates, &wake).await.iter().for_each(&wake);
             });
         }
     });
 }
 
-/// Compares; those that have to be reconciled are woken as they are found, or returned.
+/// Compares objects of one namespace; those that have to be reconciled are woken as they are found, or returned.
 async fn settle<K: SyncKind>(
     shared: &Shared<K>,
-    dependents: Vec<Dependent>,
+    candidates: Vec<Dependent>,
     wake: &impl Fn(&Dependent),
 ) -> Vec<Dependent> {
-    let namespace = dependents.first().map(|first| first.namespace.clone()).unwrap_or_default();
-    let mut left: HashMap<Dependent, Arc<Guarded<K>>> = HashMap::new();
-    for dependent in dependents {
-        match shared.store.get(&ObjectRef::new(&dependent.name).within(&dependent.namespace)) {
-            Some(object) if may_be_settled(shared, &dependent, &object) => {
-                left.insert(dependent, object);
-            }
-            _ => wake(&dependent),
-        }
-    }
+    let namespace = candidates.first().map(|first| first.namespace.clone()).unwrap_or_default();
+    let mut left: HashSet<Dependent> = candidates.into_iter().collect();
     let api: Api<K::Target> = Api::namespaced(shared.context.client.clone(), &namespace);
     let mut parameters = ListParams::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str())).limit(PAGE);
-    while left.len() >= MANY || parameters.continue_token.is_some() {
+    while !left.is_empty() {
         let page = match api.list(&parameters).await {
             Ok(page) => page,
             Err(error) => {
@@ -97,14 +93,7 @@ async fn settle<K: SyncKind>(
         };
         for target in page.items {
             let Some(owner) = owner::<K, _>(&target) else { continue };
-            let name = target.name_any();
-            let Some(object) = left.get(&owner) else { continue };
-            let settled = object.0.as_ref().is_ok_and(|object| {
-                object.object().target_name == name && is_settled(shared, object, target.into_target())
-            });
-            if settled {
-                left.remove(&owner);
-            } else if left.remove(&owner).is_some() {
+            if left.remove(&owner) && !is_settled(shared, &owner, target.into_target()) {
                 wake(&owner);
             }
         }
@@ -113,11 +102,17 @@ async fn settle<K: SyncKind>(
             break;
         }
     }
-    left.into_keys().collect()
+    left.into_iter().collect()
+}
+
+/// The object as it is in the cache now.
+fn cached<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent) -> Option<Arc<Guarded<K>>> {
+    shared.store.get(&ObjectRef::new(&dependent.name).within(&dependent.namespace))
 }
 
 /// Whether the object has a target that this process knows nothing of yet.
-fn may_be_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, object: &Guarded<K>) -> bool {
+fn may_be_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent) -> bool {
+    let Some(object) = cached(shared, dependent) else { return false };
     let Ok(resource) = &object.0 else { return false };
     let has_target = resource
         .status()
@@ -127,11 +122,14 @@ fn may_be_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, object
 
 /// Whether there is nothing to do for the object. Then the target's version is remembered: its next change is someone
 /// else's.
-fn is_settled<K: SyncKind>(shared: &Shared<K>, resource: &K, target: Target) -> bool {
-    if resource.meta().deletion_timestamp.is_some() {
+fn is_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, target: Target) -> bool {
+    // As it is now, not as it was when the listing began: it may have been changed or deleted since.
+    let Some(cached_object) = cached(shared, dependent) else { return true };
+    let Ok(resource) = &cached_object.0 else { return false };
+    let object = resource.object();
+    if resource.meta().deletion_timestamp.is_some() || object.suspend || object.target_name != target.name {
         return false;
     }
-    let object = resource.object();
     let previous = previous_status(resource, &object, &shared.context);
     let gathered = shared.gather(&object, &previous);
     let plan = plan::plan(&gathered.observed(Some(&target), None), now());
@@ -143,7 +141,11 @@ fn is_settled<K: SyncKind>(shared: &Shared<K>, resource: &K, target: Target) -> 
         && plan.requeue_after.is_none();
     if nothing_to_do {
         let version = Version { uid: target.uid, resource_version: target.resource_version };
-        shared.context.written.set(&object.id, version);
+        // A reconcile that was faster knows better.
+        shared.context.written.set_if_new(dependent, version);
+    }
+    if cached(shared, dependent).is_none() {
+        shared.context.forget(dependent);
     }
     nothing_to_do
 }

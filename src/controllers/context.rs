@@ -132,6 +132,13 @@ impl<K: Eq + Hash + Clone, V: Clone> Memory<K, V> {
         self.with(|map| map.insert(key.clone(), value));
     }
 
+    /// Remembers, unless something is remembered already.
+    pub fn set_if_new(&self, key: &K, value: V) {
+        self.with(|map| {
+            map.entry(key.clone()).or_insert(value);
+        });
+    }
+
     /// Forgets, and returns what was remembered.
     pub fn remove(&self, key: &K) -> Option<V> {
         self.with(|map| map.remove(key))

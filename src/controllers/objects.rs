@@ -1,6 +1,6 @@
 //! Reconciles PrefectSecrets and PrefectKVs: gather, plan, apply, status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Shared<K: SyncKind> {
     workspaces: Store<Workspace>,
     /// When the workspaces have been listed.
     listed: CancellationToken,
+    /// When the targets have been listed, or can't be.
+    targets_listed: CancellationToken,
     pub store: Store<Guarded<K>>,
 }
 
@@ -73,7 +75,8 @@ pub(super) fn spawn<K: SyncKind>(
                 // Before any of them is reconciled, so that the session reads the keys of all together.
                 cache.state().iter().for_each(|object| announce(&forgetting, object));
                 // Deleted while we were not watching.
-                let known = forgetting.workspaces.dependents();
+                let known = forgetting.workspaces.dependents().into_iter().chain(forgetting.written.keys(|_| true));
+                let known: BTreeSet<Dependent> = known.collect();
                 known
                     .iter()
                     .filter(|known| known.kind == K::KIND && of.covers(&known.namespace))
@@ -88,6 +91,7 @@ pub(super) fn spawn<K: SyncKind>(
         context: context.clone(),
         workspaces: workspaces.store.clone(),
         listed: workspaces.listed.clone(),
+        targets_listed: targets_listed.clone(),
         store: store.clone(),
     });
     let controller = Controller::for_stream(stream, store.clone())
@@ -120,6 +124,9 @@ pub(super) fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
 
 fn error_policy<K: SyncKind>(object: Arc<Guarded<K>>, error: &Error, shared: Arc<Shared<K>>) -> Action {
     let id = dependent(&object);
+    if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
+        return Action::await_change();
+    }
     let delay = error.retry_in(shared.context.tries.count(&id), &id.to_string());
     tracing::warn!(object = %id, retry_in = ?delay, "{error}");
     Action::requeue(delay)
@@ -164,6 +171,8 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
         let (mut target, mut old_target) = (None, None);
         if plan::depends_on_target(&gathered.observed(None, None)) {
             if look {
+                // What is edited between the first list and this look is an event then.
+                shared.targets_listed.cancelled().await;
                 target = get(&api, &object.target_name).await?;
             }
             if let Some(name) = former_target(&object, &previous) {

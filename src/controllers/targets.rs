@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::core::PartialObjectMeta;
@@ -19,7 +20,11 @@ use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
 use crate::sync::Dependent;
 use crate::sync::plan::Version;
 
-/// Starts the watch of one kind of targets; what it returns is cancelled when they have been listed once.
+/// How long the first list may keep objects waiting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Starts the watch of one kind of targets. What it returns is cancelled when they have been listed once: a target that
+/// is read after that is either as it was listed, or its change is an event.
 pub(super) fn spawn<K, T>(
     tasks: &mut JoinSet<()>,
     scope: &Scope,
@@ -35,6 +40,13 @@ where
     let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
     let first_list = CancellationToken::new();
     let listed_once = first_list.clone();
+    let given_up = first_list.clone();
+    // No controller: it ends by itself.
+    tokio::spawn(async move {
+        // Where it may not list at all, objects go on without.
+        let _ = tokio::time::timeout(PATIENCE, given_up.cancelled()).await;
+        given_up.cancel();
+    });
     tasks.spawn(async move {
         let events = watcher(api, config).backoff(Patience::default());
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));

@@ -126,6 +126,10 @@ impl Wake for Wakers {
             many.entry((dependent.kind, dependent.namespace.clone())).or_default().push(dependent);
         }
         for ((kind, namespace), dependents) in many {
+            if dependents.len() < MANY {
+                dependents.into_iter().for_each(|dependent| self.scopes.each(dependent));
+                continue;
+            }
             let Some(senders) = self.scopes.of(&namespace) else { continue };
             let _ = match kind {
                 Kind::PrefectSecret => senders.secrets.many.send(dependents).is_ok(),

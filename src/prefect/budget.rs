@@ -12,7 +12,7 @@ use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -90,7 +90,7 @@ struct Shared {
     state: Mutex<State>,
     foreground: Arc<Semaphore>,
     background: Arc<Semaphore>,
-    recovered: Notify,
+    recovered: watch::Sender<u64>,
 }
 
 struct State {
@@ -205,14 +205,14 @@ impl Budget {
         loop {
             let wait = {
                 let state = self.shared.lock();
-                let pause = state.pause();
-                if pause > LONGEST_WAIT {
-                    return Err(Refused { kind: ErrorKind::Throttled, left: pause });
-                }
-                match state.limiter.check() {
-                    Ok(()) if pause.is_zero() => break,
-                    Ok(()) => pause,
-                    Err(not_until) => pause.max(not_until.wait_time_from(state.clock.now())),
+                // It may have paused, or died, meanwhile.
+                state.may_pass(is_probe)?;
+                match state.pause() {
+                    Duration::ZERO => match state.limiter.check() {
+                        Ok(()) => break,
+                        Err(not_until) => not_until.wait_time_from(state.clock.now()),
+                    },
+                    pause => pause,
                 }
             };
             tokio::time::sleep(wait).await;
@@ -220,9 +220,9 @@ impl Budget {
         Ok(permit)
     }
 
-    /// Ends when a server that counted as dead is found to be back.
-    pub(crate) async fn recovered(&self) {
-        self.shared.recovered.notified().await;
+    /// Changes whenever a server that counted as dead is found to be back.
+    pub(crate) fn recoveries(&self) -> watch::Receiver<u64> {
+        self.shared.recovered.subscribe()
     }
 }
 
@@ -239,14 +239,15 @@ impl Permit {
         match outcome {
             Outcome::Answered(_) => {
                 if state.alive() {
-                    self.shared.recovered.notify_waiters();
+                    self.shared.recovered.send_modify(|count| *count += 1);
                 }
             }
             Outcome::Pause(asked) => {
-                let until = Instant::now() + asked.unwrap_or(UNNAMED_PAUSE).min(LONGEST_PAUSE);
+                let asked = asked.filter(|asked| !asked.is_zero()).unwrap_or(UNNAMED_PAUSE);
+                let until = Instant::now() + asked.min(LONGEST_PAUSE);
                 state.paused_until = Some(state.paused_until.map_or(until, |before| before.max(until)));
                 if state.alive() {
-                    self.shared.recovered.notify_waiters();
+                    self.shared.recovered.send_modify(|count| *count += 1);
                 }
             }
             Outcome::Dead(kind, _) => state.dead(kind, self.is_probe),
@@ -256,12 +257,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // Given up before anything was learned: the next one may try.
+        // Given up before anything was learned: the next one may try, after as long a rest.
         if self.is_probe
             && !self.reported
             && let Some(open) = &mut self.shared.lock().open
         {
             open.probing = false;
+            open.until = Instant::now() + spread(open.rest);
         }
     }
 }
@@ -284,7 +286,7 @@ impl Shared {
             }),
             foreground: Arc::new(Semaphore::new(FOREGROUND)),
             background: Arc::new(Semaphore::new(BACKGROUND)),
-            recovered: Notify::new(),
+            recovered: watch::Sender::new(0),
         }
     }
 
@@ -304,17 +306,26 @@ impl State {
 
     /// Whether the one who enters is the probe that finds out whether a dead server is back.
     fn enter(&mut self) -> Result<bool, Refused> {
+        let may_probe = self.open.as_ref().is_some_and(|open| open.until <= Instant::now() && !open.probing);
+        self.may_pass(may_probe)?;
+        if let Some(open) = self.open.as_mut().filter(|_| may_probe) {
+            open.probing = true;
+        }
+        Ok(may_probe)
+    }
+
+    fn may_pass(&self, is_probe: bool) -> Result<(), Refused> {
         let pause = self.pause();
         if pause > LONGEST_WAIT {
             return Err(Refused { kind: ErrorKind::Throttled, left: pause });
         }
-        match &mut self.open {
-            None => Ok(false),
-            Some(open) if open.until <= Instant::now() && !open.probing => {
-                open.probing = true;
-                Ok(true)
+        match &self.open {
+            Some(open) if !is_probe => {
+                // While another looks, for about as long as that may take.
+                let left = open.until.duration_since(Instant::now()).max(FIRST_REST);
+                Err(Refused { kind: open.kind.clone(), left })
             }
-            Some(open) => Err(Refused { kind: open.kind.clone(), left: open.until.duration_since(Instant::now()) }),
+            _ => Ok(()),
         }
     }
 

@@ -83,6 +83,27 @@ async fn a_short_pause_is_waited_for_and_a_long_one_is_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_costs_no_requests_of_the_rate_and_who_waits_hears_of_a_death() {
+    let (_budgets, budget) = budget(6);
+    spend(&budget, 4).await;
+    let wait = |budget: &Budget| {
+        tokio::spawn({
+            let budget = budget.clone();
+            async move { spend(&budget, 1).await }
+        })
+    };
+    budget.acquire(Lane::Foreground).await.ok().unwrap().report(&Outcome::Pause(None));
+    assert!(spend(&budget, 1).await <= Duration::from_secs(1), "one was left");
+    let waiting = wait(&budget);
+    tokio::task::yield_now().await;
+    for _ in 0..FAILURES {
+        budget.shared.lock().dead(&REFUSED, false);
+    }
+    let refused = tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
+    assert!(refused.is_err(), "it was not let through to a dead server");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_server_is_left_alone_ever_longer_and_one_probe_finds_it_back() {
     let (_budgets, budget) = budget(6000);
     fail(&budget).await;
@@ -96,18 +117,18 @@ async fn a_dead_server_is_left_alone_ever_longer_and_one_probe_finds_it_back() {
         assert!(range.contains(&refused.left), "{refused:?} is not about {rest} s");
         tokio::time::advance(refused.left).await;
         let probe = budget.acquire(Lane::Foreground).await.ok().unwrap();
-        assert!(refusal(&budget).await.is_some(), "one probe at a time");
+        let refused = refusal(&budget).await.expect("one probe at a time");
+        assert!(refused.left >= FIRST_REST, "nobody spins meanwhile");
         probe.report(&Outcome::Dead(REFUSED, "unreachable"));
     }
     tokio::time::advance(Duration::from_secs(60)).await;
-    let waiting = tokio::spawn({
-        let budget = budget.clone();
-        async move { budget.recovered().await }
-    });
-    tokio::task::yield_now().await;
+    let mut recoveries = budget.recoveries();
     assert_eq!(spend(&budget, 1).await, Duration::ZERO);
     assert_eq!(spend(&budget, 5).await, Duration::ZERO, "and all others pass");
-    waiting.await.unwrap();
+    assert!(recoveries.has_changed().unwrap());
+    recoveries.mark_unchanged();
+    spend(&budget, 1).await;
+    assert!(!recoveries.has_changed().unwrap(), "an answer of a server that lives is no news");
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,6 +143,8 @@ async fn a_probe_that_is_given_up_lets_the_next_one_try_and_late_failures_change
     assert_eq!(refusal(&budget).await.unwrap().left, left);
     tokio::time::advance(left).await;
     drop(budget.acquire(Lane::Foreground).await.ok().unwrap());
+    let again = refusal(&budget).await.expect("a rest as long as before").left;
+    tokio::time::advance(again).await;
     assert_eq!(spend(&budget, 1).await, Duration::ZERO);
 }
 

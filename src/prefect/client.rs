@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use reqwest::StatusCode;
+use tokio::sync::watch;
 
 use super::answer::Answer;
 use super::budget::Lane;
@@ -59,9 +60,10 @@ impl Client {
         Self { lane: Lane::Background, ..self.clone() }
     }
 
-    /// Ends when a server that was given up is found to be back, whoever found out.
-    pub async fn recovered(&self) {
-        self.transport.recovered().await;
+    /// Changes whenever a server that was given up is found to be back, whoever found out.
+    #[must_use]
+    pub fn recoveries(&self) -> watch::Receiver<u64> {
+        self.transport.recoveries()
     }
 
     pub(super) fn transport(&self) -> &Transport {

@@ -10,7 +10,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use reqwest::StatusCode;
 use reqwest_websocket::{Bytes, CloseCode, Message, UpgradeResponse, WebSocket};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
 use tungstenite::protocol::WebSocketConfig;
@@ -22,9 +22,9 @@ use super::{Client, Error, ErrorKind};
 
 /// How long connecting, authenticating and subscribing may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// After this much silence the server is asked whether it is there, and after this much it is not.
+/// After this much silence the server is asked whether it is there, and after this much more it is not.
 const PING_AFTER: Duration = Duration::from_secs(20);
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(40);
 /// The largest message that is read, in bytes. An event is a few thousand.
 const MAX_MESSAGE: usize = 1024 * 1024;
 /// The subprotocol without which a server does not ask who we are.
@@ -77,7 +77,8 @@ pub enum EventsError {
 pub struct Events {
     socket: WebSocket,
     heard: Instant,
-    pinged: bool,
+    /// When the server was asked whether it is there, and has not answered since.
+    pinged: Option<Instant>,
 }
 
 impl Client {
@@ -86,10 +87,6 @@ impl Client {
     /// # Errors
     /// Why there is none.
     pub async fn events(&self) -> Result<Events, EventsError> {
-        timeout(HANDSHAKE, self.open()).await.unwrap_or(Err(EventsError::Broken("does not open in time")))
-    }
-
-    async fn open(&self) -> Result<Events, EventsError> {
         // Cloud does not say which version it is.
         if let Some(version) = self.server_version().await.map_err(|error| unreachable(&error))?
             && is_before(&version, FIRST_VERSION)
@@ -101,20 +98,25 @@ impl Client {
             UpgradeError::NotNow => EventsError::Broken("has to wait"),
             UpgradeError::Unreachable => EventsError::Broken("can't be reached"),
         })?;
-        let mut socket = accept(response).await?;
+        let greeting = async { self.greet(accept(response).await?).await };
+        timeout(HANDSHAKE, greeting).await.unwrap_or(Err(EventsError::Broken("does not open in time")))
+    }
+
+    async fn greet(&self, mut socket: WebSocket) -> Result<Events, EventsError> {
         let token = self.transport().token().map(|token| token.expose_secret());
-        let hello = Zeroizing::new(json!({"type": "auth", "token": token}).to_string());
-        send(&mut socket, hello.to_string()).await?;
-        match receive(&mut socket).await? {
-            Some(answer) if kind_of(&answer).as_deref() == Some("auth_success") => {}
-            _ => return Err(EventsError::NotPermitted),
+        // One copy, which goes to the connection; what its buffers keep can't be wiped.
+        let hello = serde_json::to_string(&Hello { kind: "auth", token });
+        send(&mut socket, hello.map_err(|_| EventsError::Broken("can't be asked for"))?).await?;
+        let answer = receive(&mut socket).await?;
+        if kind_of(&answer).as_deref() != Some("auth_success") {
+            return Err(EventsError::Broken("is not as agreed"));
         }
         let filter = json!({"type": "filter", "backfill": false, "filter": {
             "event": {"prefix": [BLOCK, BLOCK_TYPE, VARIABLE]},
             "occurred": {"since": SINCE, "until": UNTIL},
         }});
         send(&mut socket, filter.to_string()).await?;
-        Ok(Events { socket, heard: Instant::now(), pinged: false })
+        Ok(Events { socket, heard: Instant::now(), pinged: None })
     }
 }
 
@@ -125,20 +127,20 @@ impl Events {
     /// The stream has ended.
     pub async fn next(&mut self) -> Result<Change, EventsError> {
         loop {
-            let deadline = self.heard + if self.pinged { SILENCE } else { PING_AFTER };
+            let deadline = self.pinged.map_or(self.heard + PING_AFTER, |pinged| pinged + SILENCE);
             let message = match timeout_at(deadline, self.socket.next()).await {
                 Ok(message) => message,
-                Err(_) if self.pinged => return Err(EventsError::Broken("is silent")),
+                Err(_) if self.pinged.is_some() => return Err(EventsError::Broken("is silent")),
                 Err(_) => {
-                    self.pinged = true;
                     let ping = self.socket.send(Message::Ping(Bytes::new()));
                     match timeout(HANDSHAKE, ping).await {
-                        Ok(Ok(())) => continue,
+                        Ok(Ok(())) => self.pinged = Some(Instant::now()),
                         _ => return Err(EventsError::Broken("is cut")),
                     }
+                    continue;
                 }
             };
-            (self.heard, self.pinged) = (Instant::now(), false);
+            (self.heard, self.pinged) = (Instant::now(), None);
             match message {
                 Some(Ok(Message::Text(text))) => {
                     let text = Zeroizing::new(text);
@@ -165,10 +167,8 @@ async fn accept(response: UpgradeResponse) -> Result<WebSocket, EventsError> {
             response.into_websocket().await.map_err(|_| EventsError::Broken("is not as agreed"))
         }
         StatusCode::UNAUTHORIZED => Err(EventsError::NotPermitted),
-        StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::BAD_GATEWAY
-        | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => Err(EventsError::Broken("can't be opened now")),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(EventsError::Broken("can't be opened now")),
+        status if status.is_server_error() => Err(EventsError::Broken("can't be opened now")),
         // Also 403: so a server answers that does not know the path.
         _ => Err(EventsError::Unsupported),
     }
@@ -185,16 +185,23 @@ async fn send(socket: &mut WebSocket, text: String) -> Result<(), EventsError> {
     socket.send(Message::Text(text)).await.map_err(|_| EventsError::Broken("is cut"))
 }
 
-/// The next text; `None` when the server closed instead.
-async fn receive(socket: &mut WebSocket) -> Result<Option<Zeroizing<String>>, EventsError> {
+/// The next text.
+async fn receive(socket: &mut WebSocket) -> Result<Zeroizing<String>, EventsError> {
     loop {
         match socket.next().await {
-            Some(Ok(Message::Text(text))) => return Ok(Some(Zeroizing::new(text))),
-            Some(Ok(Message::Close { code: CloseCode::Policy, .. })) => return Ok(None),
+            Some(Ok(Message::Text(text))) => return Ok(Zeroizing::new(text)),
+            Some(Ok(Message::Close { code: CloseCode::Policy, .. })) => return Err(EventsError::NotPermitted),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_))) => {}
             Some(Ok(Message::Close { .. }) | Err(_)) | None => return Err(EventsError::Broken("is cut")),
         }
     }
+}
+
+#[derive(Serialize)]
+struct Hello<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    token: Option<&'a str>,
 }
 
 #[derive(Deserialize)]

@@ -123,7 +123,7 @@ async fn a_server_that_is_silent_is_asked_and_one_that_does_not_answer_is_given_
     tokio::time::pause();
     let since = Instant::now();
     assert_eq!(events.next().await, Err(EventsError::Broken("is silent")));
-    assert!(since.elapsed() >= SILENCE, "{:?}", since.elapsed());
+    assert!(since.elapsed() >= PING_AFTER + SILENCE, "{:?}", since.elapsed());
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn an_answer_that_is_no_stream_says_whether_another_try_may_help() {
         (200, EventsError::Unsupported),
         (403, EventsError::Unsupported),
         (404, EventsError::Unsupported),
-        (500, EventsError::Unsupported),
+        (500, EventsError::Broken("can't be opened now")),
         (401, EventsError::NotPermitted),
         (503, EventsError::Broken("can't be opened now")),
     ] {

@@ -9,11 +9,12 @@ use reqwest::{Certificate, Client as Http, ClientBuilder, RequestBuilder, Status
 use reqwest_websocket::{Upgrade as _, UpgradeResponse};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tungstenite::protocol::WebSocketConfig;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, ReadError};
+use super::answer::{Answer, ReadError, retry_after};
 use super::budget::{Budget, Lane, Outcome, Refused};
 use super::csrf::{self, Csrf, Token};
 use super::error::{CONNECT_TIMEOUT, TOTAL_TIMEOUT, unreachable};
@@ -26,6 +27,8 @@ const RETRIES: u32 = 2;
 const FIRST_BACKOFF: Duration = Duration::from_millis(150);
 /// A longer `Retry-After` is the caller's to wait for.
 const MAX_WAIT: Duration = Duration::from_secs(2);
+/// How long a websocket may take to open.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// No further try begins later than this after the first.
 const RETRY_WINDOW: Duration = Duration::from_secs(10);
 
@@ -103,8 +106,8 @@ impl Transport {
         &self.url
     }
 
-    pub(crate) async fn recovered(&self) {
-        self.budget.recovered().await;
+    pub(crate) fn recoveries(&self) -> watch::Receiver<u64> {
+        self.budget.recoveries()
     }
 
     pub(crate) fn token(&self) -> Option<&SecretString> {
@@ -120,13 +123,18 @@ impl Transport {
     ) -> Result<UpgradeResponse, UpgradeError> {
         let request = self.streaming.get(self.url.endpoint(segments)).upgrade();
         let permit = self.budget.acquire(Lane::Foreground).await.map_err(|_| UpgradeError::NotNow)?;
-        let answer = request.protocols([protocol]).web_socket_config(config).send().await;
+        let request = request.protocols([protocol]).web_socket_config(config).send();
+        let answer = tokio::time::timeout(UPGRADE_TIMEOUT, request).await;
         permit.report(&match &answer {
             // Its status is an answer, whatever it means for the stream.
-            Ok(answer) => of_status(answer.status(), None),
-            Err(_) => Outcome::Answered("unreachable"),
+            Ok(Ok(answer)) => of_status(answer.status(), retry_after(answer)),
+            Ok(Err(reqwest_websocket::Error::Reqwest(error))) => {
+                of_failure(&unreachable(error, self.url.is_loopback()))
+            }
+            Ok(Err(_)) => Outcome::Answered("malformed"),
+            Err(_) => of_failure(&ErrorKind::Unreachable { hint: None }),
         });
-        answer.map_err(|_| UpgradeError::Unreachable)
+        answer.map_err(|_| UpgradeError::Unreachable)?.map_err(|_| UpgradeError::Unreachable)
     }
 
     /// An answer of any status to a GET.
@@ -252,7 +260,8 @@ fn of_status(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
     match status.as_u16() {
         429 => Outcome::Pause(retry_after),
         503 if retry_after.is_some() => Outcome::Pause(retry_after),
-        502..=504 => Outcome::Dead(ErrorKind::Server { status: status.as_u16() }, "server_error"),
+        // The latter are a proxy's words for an origin that does not answer.
+        502..=504 | 520..=530 => Outcome::Dead(ErrorKind::Server { status: status.as_u16() }, "server_error"),
         500..=599 => Outcome::Answered("server_error"),
         401 => Outcome::Answered("unauthorized"),
         403 => Outcome::Answered("forbidden"),

@@ -84,3 +84,37 @@ fn router(health: Health) -> Router {
     };
     Router::new().route("/livez", get(live)).route("/readyz", get(ready)).route("/metrics", get(scrape))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_path_answers_for_what_it_is_there() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Health::default();
+        let app = router(health.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let get = async |path: &str| {
+            let answer = reqwest::get(format!("http://{address}/{path}")).await.unwrap();
+            (
+                answer.status().as_u16(),
+                answer.headers()["content-type"].to_str().unwrap().to_owned(),
+                answer.text().await.unwrap(),
+            )
+        };
+        assert_eq!(get("livez").await.0, 200);
+        let pulse = health.pulses.register("session of flows/default", Duration::ZERO);
+        let (status, _, text) = get("livez").await;
+        assert_eq!((status, text.as_str()), (503, "session of flows/default has not turned for 0 s\n"));
+        drop(pulse);
+        assert_eq!(get("livez").await.2, "ok\n");
+        let (status, kind, text) = get("metrics").await;
+        assert_eq!((status, kind.as_str()), (200, OPEN_METRICS));
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

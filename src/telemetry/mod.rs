@@ -1,8 +1,8 @@
 //! What the operator says of itself: logs, metrics and health.
 //!
 //! Logs go to standard error: text on a terminal, JSON elsewhere. **Invariant:** the Kubernetes client logs whole
-//! response bodies when an answer does not parse, and a Secret's body holds values: that target is silenced, whatever
-//! filter is asked for. What it says of failures we say ourselves, with what was being done.
+//! response bodies when an answer does not parse, and a Secret's body holds values; the websocket's logs whole frames,
+//! and the first holds the credentials: such targets are silenced, whatever filter is asked for. What it says of failures we say ourselves, with what was being done.
 
 mod health;
 mod metrics;
@@ -20,6 +20,9 @@ use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// They log what is sent and received.
+const SECRETIVE: [&str; 4] = ["kube_client::client", "tungstenite", "async_tungstenite", "reqwest_websocket"];
 
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,7 +48,7 @@ pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         "kube_runtime::watcher" => *about.level() != Level::WARN,
         // Our lines name their object; the controller's span would name it once more.
         "kube_runtime::controller" => !about.is_span(),
-        target => !target.starts_with("kube_client::client"),
+        target => !SECRETIVE.iter().any(|secretive| target.starts_with(secretive)),
     });
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::failure::{Credentials, failure};
@@ -89,12 +90,9 @@ impl Reader {
         Self { client, ..self.clone() }
     }
 
-    /// Ends when a server that was given up answers again, whoever found out.
-    pub async fn recovered(&self) {
-        match &self.client {
-            Some(client) => client.recovered().await,
-            None => std::future::pending().await,
-        }
+    /// Changes whenever a server that was given up is found to be back, whoever found out.
+    pub fn recoveries(&self) -> Option<watch::Receiver<u64>> {
+        self.client.as_ref().map(Client::recoveries)
     }
 
     /// Proves that the API answers and takes the credentials, and says which version it is (`None` for Cloud, or

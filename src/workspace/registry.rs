@@ -268,3 +268,41 @@ impl Workspaces {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::WorkspaceKind;
+    use crate::workspace::failure::Credentials;
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn dependents(&self, _: Vec<Dependent>) {}
+        fn gently(&self, _: Vec<Dependent>) {}
+        fn workspace(&self, _: &WorkspaceKey) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_shows_that_it_lives_and_how_old_its_snapshot_is_until_it_is_gone() {
+        let pulses = Pulses::default();
+        let workspaces = Workspaces::new(Arc::new(Nobody), pulses.clone());
+        let key =
+            WorkspaceKey { kind: WorkspaceKind::PrefectWorkspace, namespace: "flows".into(), name: "default".into() };
+        let reader = Box::new(Reader { client: None, local: None, credentials: Credentials::None });
+        let interval = Duration::from_secs(600);
+        workspaces.set(&key, "1", Duration::ZERO, Setup::Usable { reader, interval });
+        // Longer than the loop may stand still, and much longer than it has anything to do.
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(pulses.stalled(), []);
+            let age = workspaces.states()[0].age;
+            assert!(age <= interval, "{age:?}");
+        }
+        assert!(matches!(workspaces.health(&key), Health::Well { .. }));
+        workspaces.remove(&key);
+        tokio::time::sleep(session::STALLED * 2).await;
+        assert_eq!(pulses.stalled(), [], "what is gone is missed by nobody");
+        assert_eq!(workspaces.states(), []);
+    }
+}

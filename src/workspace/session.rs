@@ -215,8 +215,8 @@ impl Run {
         let (may_connect, gate) = watch::channel(true);
         let listener = stream::listen(self.session.reader.clone(), news_in, gate);
         let _listener = AbortOnDropHandle::new(tokio::spawn(listener));
-        let reader = self.session.reader.clone();
-        let mut hears = reader.client.is_some();
+        let mut recoveries = self.session.reader.recoveries();
+        let mut hears = self.session.reader.client.is_some();
         let pulse = self.workspaces.pulse(&self.session.key);
         loop {
             pulse.beat();
@@ -236,7 +236,7 @@ impl Run {
                     Some(heard) => self.hear(heard),
                     None => { hears = false; Some(()) }
                 },
-                () = reader.recovered(), if failing => self.retry_now(),
+                () = change(&mut recoveries), if failing => self.retry_now(),
                 () = tokio::time::sleep_until(wake_up) => Some(()),
             };
             if went_on.is_none() {
@@ -561,6 +561,16 @@ impl Run {
         }
         Some(())
     }
+}
+
+/// Waits for the next change, for ever if there is none.
+async fn change(changes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Tells workspaces apart, from 0 to 1.

@@ -267,7 +267,8 @@ impl Measured<'_> {
             10_000 => Some(80.0),
             _ => None,
         };
-        self.run.add("memory: 60 s after", memory_mib(self.pid(), "VmRSS"), "MiB", goal, "");
+        let note = format!("of which {:.1} MiB are pages of the program's file", memory_mib(self.pid(), "RssFile"));
+        self.run.add("memory: 60 s after", memory_mib(self.pid(), "VmRSS"), "MiB", goal, note);
     }
 
     /// Changes keys that are spread over the objects one after the other, and times each until its target has it.

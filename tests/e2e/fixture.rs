@@ -167,6 +167,13 @@ impl World {
         operator.expect("the operator is running").kill_now();
     }
 
+    /// What the operator's metrics say, one line each.
+    pub async fn metrics(&self) -> String {
+        let address = self.options.args.iter().skip_while(|arg| *arg != "--health-address").nth(1).expect("an address");
+        let answer = reqwest::get(format!("http://{address}/metrics")).await.expect("metrics");
+        answer.text().await.expect("text")
+    }
+
     /// The resident memory of the running operator, in KiB.
     pub fn rss_kib(&self) -> u64 {
         let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);

@@ -199,3 +199,69 @@ async fn an_outage_shorter_than_stale_after_writes_nothing_but_the_workspaces_st
     let of_workspace = writes.iter().filter(|write| write.contains("/prefectworkspaces/")).count();
     assert!((2..=4).contains(&of_workspace), "{writes:?}");
 }
+
+#[tokio::test]
+async fn a_dead_server_is_left_alone_and_one_that_asks_for_it_too() {
+    let world = World::new("breaker").await;
+    let proxy = Proxy::start(prefect().await.url()).await;
+    let key = world.name("key");
+    prefect().await.set_secret(&key, json!("v1")).await;
+    for name in ["default", "second", "third"] {
+        world.workspace_spec(name, &format!("{{api: {{url: '{}'}}, refreshInterval: 2s}}", proxy.url())).await;
+        world.apply(&one_key(name, &key, json!({"workspaceRef": {"name": name}}))).await;
+        world.eventually_secret(name, &[("V", "v1")]).await;
+    }
+    let asked_within = async |window: Duration| {
+        let before = proxy.requests().len();
+        tokio::time::sleep(window).await; // Not for something to happen, but to count what does.
+        proxy.requests().len() - before
+    };
+    proxy.set(Mode::Answer(503, Vec::new(), "{}".into()));
+    for name in ["default", "second", "third"] {
+        world.eventually_reason("PrefectWorkspace", name, "PrefectUnreachable").await;
+    }
+    // One probe every two seconds for all three; it may be tried up to three times.
+    let asked = asked_within(Duration::from_secs(6)).await;
+    assert!((1..=12).contains(&asked), "{asked} requests in 6 s");
+
+    proxy.set(Mode::Answer(429, vec![("retry-after", "600".into())], "{}".into()));
+    world.eventually_reason("PrefectWorkspace", "default", "PrefectThrottled").await;
+    assert_eq!(asked_within(Duration::from_secs(5)).await, 0, "it was asked to wait for ten minutes");
+    let metrics = world.metrics().await;
+    for outcome in ["ok", "server_error", "throttled"] {
+        let line = format!("prefect_sync_prefect_requests_total{{host=\"{}\",outcome=\"{outcome}\"}}", proxy.host());
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
+    world.stop_operator().await;
+}
+
+#[tokio::test]
+async fn promise_11_a_snapshot_that_grows_old_shows_and_so_does_how_soon_targets_follow() {
+    let world = World::new("metrics").await;
+    let mut server = Prefect::start(PrefectOptions::default()).await;
+    server.set_secret("key", json!("v1")).await;
+    world.workspace(server.url()).await;
+    world.apply(&one_key("etl", "key", json!({}))).await;
+    world.eventually_secret("etl", &[("V", "v1")]).await;
+    server.set_secret("key", json!("v2")).await;
+    world.eventually_secret("etl", &[("V", "v2")]).await;
+    let labels = format!("{{namespace=\"{}\",workspace=\"default\"}}", world.namespace);
+    let value = async |name: &str| -> Option<f64> {
+        let metrics = world.metrics().await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+        line.and_then(|value| value.parse().ok())
+    };
+    let age = format!("prefect_sync_snapshot_age_seconds{labels}");
+    assert!(value(&age).await.unwrap() < 10.0);
+    assert_eq!(value(&format!("prefect_sync_events_connected{labels}")).await, Some(1.0));
+    assert_eq!(value("prefect_sync_target_lag_seconds_count").await, Some(1.0), "the first value was no change");
+    assert!(value("prefect_sync_reconciles_total{kind=\"PrefectSecret\",outcome=\"ok\"}").await.unwrap() >= 2.0);
+    server.stop().await;
+    eventually("the snapshot to grow old", SOON, async || match value(&age).await {
+        Some(age) if age > 3.0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(value(&format!("prefect_sync_events_connected{labels}")).await, Some(0.0));
+    world.stop_operator().await;
+}

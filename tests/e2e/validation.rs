@@ -107,6 +107,22 @@ fn every(interval: &str) -> (&'static str, Value) {
     workspace(json!({"api": {"url": "http://prefect:4200/api"}, "refreshInterval": interval}))
 }
 
+fn own_interval(kind: &'static str, interval: &str) -> (&'static str, Value) {
+    let mut object = if kind == "PrefectKV" {
+        kv(json!([{"configMapKey": "A", "remoteRef": {"key": "a"}}]))
+    } else {
+        secret(&[entry("A")])
+    };
+    object.1["refreshInterval"] = json!(interval);
+    object
+}
+
+fn rate(requests_per_minute: Value) -> (&'static str, Value) {
+    workspace(
+        json!({"api": {"url": "http://prefect:4200/api"}, "rateLimit": {"requestsPerMinute": requests_per_minute}}),
+    )
+}
+
 fn many(count: usize) -> Value {
     (0..count).map(|number| (format!("l{number}"), json!("x"))).collect::<serde_json::Map<_, _>>().into()
 }
@@ -272,6 +288,21 @@ fn bad_workspaces() -> Vec<Case> {
         (every("0s"), bad_interval("0s")),
         (every("500ms"), bad_interval("500ms")),
         (every("24h1s"), bad_interval("24h1s")),
+        (own_interval("PrefectSecret", "1d"), no_interval("1d")),
+        (own_interval("PrefectSecret", "0s"), bad_interval("0s")),
+        (own_interval("PrefectKV", "25h"), bad_interval("25h")),
+        (
+            rate(json!(0)),
+            one(
+                "spec.rateLimit.requestsPerMinute: Invalid value: 0: spec.rateLimit.requestsPerMinute in body should be greater than or equal to 1",
+            ),
+        ),
+        (
+            rate(json!(100_001)),
+            one(
+                "spec.rateLimit.requestsPerMinute: Invalid value: 100001: spec.rateLimit.requestsPerMinute in body should be less than or equal to 100000",
+            ),
+        ),
         (
             workspace(json!({"api": {"url": "http://prefect/api"}, "refreshInterval": 30})),
             shape(

@@ -83,6 +83,10 @@ impl Proxy {
 async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     state.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
+    if headers.contains_key(header::UPGRADE) {
+        // It passes requests only; so answers a server without a stream of events.
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let mode = state.mode.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match mode {
         Mode::Pass => forward(&state, method, &path, headers, body).await,
