@@ -135,15 +135,21 @@ fn every_command_and_file_that_the_readme_names_exists() {
         .split("make ")
         .skip(1)
         .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next())
-        .filter(|word| ["demo", "test", "help", "run", "crds", "lint", "tools", "fmt"].contains(word))
+        .filter(|word| ["bench", "demo", "test", "help", "run", "crds", "lint", "tools", "fmt"].contains(word))
         .collect();
     assert!(targets.contains("demo") && targets.contains("test"));
     for target in targets {
         assert!(makefile.contains(&format!("\n{target}:")), "the Makefile has no {target}");
     }
-    for path in
-        ["crds", "deploy/manifests", "deploy/examples", "src/lib.rs", "src/sync", "deploy/manifests/20-deployment.yaml"]
-    {
+    for path in [
+        "crds",
+        "deploy/manifests",
+        "deploy/examples",
+        "src/lib.rs",
+        "src/sync",
+        "deploy/manifests/20-deployment.yaml",
+        "tests/bench/README.md",
+    ] {
         assert!(root().join(path).exists(), "{path} does not exist");
     }
 }

@@ -304,22 +304,27 @@ fn connect(url: &ApiUrl, auth: &Auth, ca_bundle: Option<&[u8]>) -> Result<(Http,
             .connect_timeout(CONNECT_TIMEOUT)
     };
     let build = |with: fn(ClientBuilder) -> ClientBuilder| {
-        with(builder())
-            .tls_certs_merge(certificates.clone())
-            .build()
-            .or_else(|error| {
-                // The platform has no certificates at all, as in an empty image; plain HTTP needs none.
-                if url.is_https() { Err(error) } else { with(builder()).tls_certs_only([]).build() }
-            })
-            .map_err(|_| match ca_bundle {
-                Some(_) => "the CA bundle holds something that is no certificate",
-                None => "no trusted certificates were found; set spec.api.caBundle",
-            })
+        // Plain HTTP needs no certificates, and the platform's take room in each client; redirects are not followed.
+        let trusting = if url.is_https() || is_proxied_by_tls() {
+            with(builder()).tls_certs_merge(certificates.clone())
+        } else {
+            with(builder()).tls_certs_only([])
+        };
+        trusting.build().map_err(|_| match ca_bundle {
+            Some(_) => "the CA bundle holds something that is no certificate",
+            None => "no trusted certificates were found; set spec.api.caBundle",
+        })
     };
     let http = build(|builder| builder.timeout(TOTAL_TIMEOUT).gzip(true))?;
     let streaming = build(|builder| builder.http1_only().gzip(false))?;
     let client_id = HeaderValue::try_from(Uuid::new_v4().to_string()).map_err(|_| "no client id could be made")?;
     Ok((http, streaming, client_id))
+}
+
+/// Whether plain HTTP may go through a proxy that is spoken to by TLS.
+fn is_proxied_by_tls() -> bool {
+    let proxies = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].into_iter().filter_map(std::env::var_os);
+    proxies.into_iter().any(|proxy| proxy.to_string_lossy().starts_with("https://"))
 }
 
 /// The secret as the stream of events wants it: as it is, not encoded.

@@ -16,6 +16,7 @@
 pub mod absence;
 pub mod conditions;
 mod events;
+pub mod interest;
 mod lines;
 pub mod object;
 pub mod path;

@@ -3,17 +3,16 @@
 //! A **pass** reads a portion of the keys; passes may run side by side. Merging one compares it with what was known,
 //! and names the objects one of whose readings changed. Readings are held here once, however many objects share them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::absence::{Census, absent, hold, is_delivered};
-use super::conditions::is_ready;
+use super::absence::{Census, absent, hold};
+use super::interest::Interest;
 use super::reading::Before;
-use super::{Absence, Answer, Dependent, Failure, Missing, Object, Read, Reading, RemoteKey, Timestamp};
-use crate::api::SyncStatus;
+use super::{Absence, Answer, Dependent, Failure, Missing, Read, Reading, RemoteKey, Timestamp};
 
 /// The most keys of one kind in a portion: as many as Prefect takes in one request.
 const PORTION: usize = 200;
@@ -21,45 +20,6 @@ const PORTION: usize = 200;
 const MOST_USERS: usize = 16;
 /// The most keys that are read once more in the same pass because they share an object with a changed one.
 const MOST_COMPANIONS: usize = 200;
-
-/// What one object asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interest {
-    /// Its keys in order, each with whether its target holds a value of it. Most objects have few, and a map of one
-    /// takes the room of eleven.
-    pub keys: Vec<(RemoteKey, bool)>,
-    /// Its own refresh interval; `None` for the workspace's.
-    pub interval: Option<Duration>,
-    /// Whether it is Ready in its present generation, so that an outage is no news to it until it is stale.
-    pub well: bool,
-}
-
-impl Interest {
-    /// What `object`, whose status is `status`, asks for.
-    #[must_use]
-    pub fn of(object: &Object, status: &SyncStatus) -> Self {
-        let delivered: HashSet<&str> =
-            status.entries.iter().filter(|entry| is_delivered(entry)).map(|entry| entry.key.as_str()).collect();
-        let mut keys: BTreeMap<RemoteKey, bool> = BTreeMap::new();
-        for entry in &object.entries {
-            *keys.entry(entry.remote.clone()).or_default() |= delivered.contains(entry.key.as_str());
-        }
-        let keys = keys.into_iter().collect();
-        let well = is_ready(&status.conditions) && status.observed_generation == object.generation;
-        Self { keys, interval: object.refresh_interval, well }
-    }
-}
-
-impl Interest {
-    fn remote_keys(&self) -> impl Iterator<Item = &RemoteKey> {
-        self.keys.iter().map(|(key, _)| key)
-    }
-
-    fn holds(&self, key: &RemoteKey) -> Option<bool> {
-        let at = self.keys.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
-        Some(self.keys[at].1)
-    }
-}
 
 /// One key that some object asks for.
 #[derive(Default)]

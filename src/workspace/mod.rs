@@ -23,6 +23,7 @@ mod registry;
 mod session;
 mod slot;
 mod stream;
+mod timing;
 
 pub use reader::Reader;
 pub use registry::{Observation, Setup, Wake, Workspaces};

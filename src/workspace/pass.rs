@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::registry::Workspaces;
-use super::session::{Clock, Session};
+use super::session::Session;
+use super::timing::Clock;
 use crate::sync::snapshot::Times;
 use crate::sync::{Failure, Missing, Read, RemoteKey, Timestamp};
 
