@@ -27,7 +27,7 @@ use crate::prefect::{ApiUrl, Auth, Budget, Client, Connection, LocalSecrets, dis
 use crate::sync::interest::Interest;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::{NOT_WRITTEN, Observed, WorkspaceView, plan, whole_seconds};
-use crate::sync::snapshot::{Snapshot, Times};
+use crate::sync::snapshot::{Numbers, Snapshot, Times};
 use crate::sync::{Failure, Kind, Manifest, Object, TargetAction, Timestamp, conditions};
 use crate::workspace::failure::Credentials;
 use crate::workspace::reader::Pass;
@@ -233,10 +233,10 @@ impl Files {
             snapshot.observe(&object.id, Interest::of(object, &SyncStatus::default()));
         }
         let (pass, before) = snapshot.begin_pass(&snapshot.unread().clone());
-        let Pass { reads, outage, .. } = reader.read(&before, now).await;
+        let Pass { reads, outage, .. } = reader.read(&before, false, now).await;
         let explained = reader.explain(&snapshot.unexplained(&reads)).await;
         let times = Times { asked: now, answered: now, at: Duration::ZERO };
-        snapshot.merge(pass, reads, explained, times, Duration::ZERO);
+        snapshot.merge(&Numbers::only(pass), reads, explained, times, Duration::ZERO);
         Ok(Readings { outage, snapshot })
     }
 }

@@ -18,8 +18,6 @@ use super::{Absence, Answer, Dependent, Failure, Missing, Read, Reading, RemoteK
 const PORTION: usize = 200;
 /// With more users than this a key calls for no other: their objects' other keys call for it.
 const MOST_USERS: usize = 16;
-/// The most keys that are read once more in the same pass because they share an object with a changed one.
-const MOST_COMPANIONS: usize = 200;
 
 /// One key that some object asks for.
 #[derive(Default)]
@@ -67,6 +65,27 @@ pub struct Merged {
     pub vanishing: bool,
 }
 
+/// The numbers of a pass, in the order in which its parts began.
+#[derive(Debug)]
+pub struct Numbers {
+    /// Of the pass.
+    pub first: u64,
+    /// Of the keys that it was extended by.
+    pub later: BTreeMap<RemoteKey, u64>,
+}
+
+impl Numbers {
+    /// Of a pass that was not extended.
+    #[must_use]
+    pub fn only(first: u64) -> Self {
+        Self { first, later: BTreeMap::new() }
+    }
+
+    fn of(&self, key: &RemoteKey) -> u64 {
+        self.later.get(key).copied().unwrap_or(self.first)
+    }
+}
+
 /// When a pass asked and was answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -98,7 +117,14 @@ impl Snapshot {
                 self.unread.insert(key.clone());
             }
         }
-        self.readings(object)
+        let readings = self.readings(object);
+        // It hears of the outage now, so it is to hear of its end.
+        if readings.values().any(|reading| reading.failure.as_ref().is_some_and(|failure| failure.workspace_wide))
+            && let Some(interest) = self.interests.get_mut(object)
+        {
+            interest.well = false;
+        }
+        readings
     }
 
     /// What is known of the keys that an object asks for; one that is not there was not read yet.
@@ -168,6 +194,12 @@ impl Snapshot {
         self.keys.values().any(|known| known.reading.is_some())
     }
 
+    /// Whether any key has an answer.
+    #[must_use]
+    pub fn has_answers(&self) -> bool {
+        self.keys.values().any(|known| known.reading.as_ref().is_some_and(|reading| reading.answer.is_some()))
+    }
+
     /// The intervals at which keys are to be read; `default` is the workspace's.
     #[must_use]
     pub fn intervals(&self, default: Duration) -> BTreeSet<Duration> {
@@ -198,7 +230,7 @@ impl Snapshot {
     /// `keys` in portions that can be read one after the other. Of an object's keys those that are asked for are in
     /// one portion, so that its target is one snapshot; `with_companions` adds the object's others.
     #[must_use]
-    pub fn portions(&self, keys: &BTreeSet<RemoteKey>, with_companions: bool) -> Vec<BTreeSet<RemoteKey>> {
+    pub fn portions<'a>(&'a self, keys: &'a BTreeSet<RemoteKey>, with_companions: bool) -> Vec<BTreeSet<RemoteKey>> {
         let mut portions = Vec::new();
         let mut placed: BTreeSet<&RemoteKey> = BTreeSet::new();
         let mut portion: BTreeSet<RemoteKey> = BTreeSet::new();
@@ -213,17 +245,18 @@ impl Snapshot {
                 .filter_map(|user| self.interests.get(user))
                 .flat_map(Interest::remote_keys)
                 .filter(|companion| with_companions || keys.contains(*companion));
-            let group: BTreeSet<&RemoteKey> = companions.chain([key]).filter(|key| !portion.contains(*key)).collect();
-            let mut grown = sizes.clone();
-            for key in &group {
-                *grown.entry(block_type(key)).or_default() += 1;
-            }
+            let group: BTreeSet<&RemoteKey> = companions.chain([key]).collect();
+            let with = |sizes: &BTreeMap<Option<&'a str>, usize>, portion: &BTreeSet<RemoteKey>| {
+                let mut sizes = sizes.clone();
+                for key in group.iter().filter(|key| !portion.contains(**key)) {
+                    *sizes.entry(block_type(key)).or_default() += 1;
+                }
+                sizes
+            };
+            let mut grown = with(&sizes, &portion);
             if !portion.is_empty() && grown.values().any(|size| *size > PORTION) {
                 portions.push(std::mem::take(&mut portion));
-                grown = BTreeMap::new();
-                for key in &group {
-                    *grown.entry(block_type(key)).or_default() += 1;
-                }
+                grown = with(&BTreeMap::new(), &portion);
             }
             sizes = grown;
             portion.extend(group.iter().map(|key| (*key).clone()));
@@ -244,6 +277,8 @@ impl Snapshot {
     pub fn before(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Before> {
         let before =
             |key: &RemoteKey| match self.keys.get(key).and_then(|known| known.reading.as_ref()?.answer.as_ref()) {
+                // After a start: what a target holds is most likely there.
+                None if self.is_delivered(key) => Before::Answered,
                 None => Before::Nothing,
                 Some(Answer::Absent(absence)) if absence.confirmed => Before::Absent,
                 Some(_) => Before::Answered,
@@ -260,16 +295,14 @@ impl Snapshot {
             (Read::Found { .. }, _) => true,
             _ => false,
         };
+        // What everybody shares is as fresh as its interval says; else all would be read with it.
         let users = reads
             .iter()
             .filter_map(|(key, read)| self.keys.get(key).filter(|known| is_other(known, read)))
+            .filter(|known| known.users.len() <= MOST_USERS)
             .flat_map(|known| &known.users);
         let keys = users.filter_map(|user| self.interests.get(user)).flat_map(Interest::remote_keys);
         let companions: BTreeSet<&RemoteKey> = keys.filter(|key| !reads.contains_key(*key)).collect();
-        // More are of a key that everybody shares: they are as fresh as their interval says.
-        if companions.len() > MOST_COMPANIONS {
-            return BTreeSet::new();
-        }
         companions.into_iter().cloned().collect()
     }
 
@@ -284,11 +317,11 @@ impl Snapshot {
         missing.map(|(key, _)| key.clone()).collect()
     }
 
-    /// Takes in what the pass of this number brought; `explained` says what may have been meant by missing keys.
-    /// What a pass that began later has brought already stands.
+    /// Takes in what a pass brought; `explained` says what may have been meant by missing keys. What a pass that began
+    /// later has brought already stands.
     pub fn merge(
         &mut self,
-        pass: u64,
+        numbers: &Numbers,
         reads: BTreeMap<RemoteKey, Read>,
         mut explained: BTreeMap<RemoteKey, Missing>,
         times: Times,
@@ -299,8 +332,13 @@ impl Snapshot {
         let mut changed = BTreeSet::new();
         let mut newly_gone = BTreeSet::new();
         for (key, mut read) in reads {
+            let pass = numbers.of(&key);
             let Some(known) = self.keys.get_mut(&key) else { continue };
             if known.reading.as_ref().is_some_and(|before| before.passes.1 > pass) {
+                continue;
+            }
+            // It may have been forgotten and asked for anew meanwhile: then it is read again.
+            if matches!(read, Read::StillAbsent) && !known.reading.as_ref().is_some_and(is_absent) {
                 continue;
             }
             if let Read::Found { ids, .. } = &mut read {

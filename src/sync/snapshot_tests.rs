@@ -63,7 +63,7 @@ fn merge(snapshot: &mut Snapshot, read: Vec<(&str, Read)>, second: i64) -> Merge
 fn merge_pass(snapshot: &mut Snapshot, pass: u64, read: BTreeMap<RemoteKey, Read>, second: i64) -> Merged {
     let since_start = Duration::from_secs(second.unsigned_abs());
     let times = Times { asked: at(second), answered: at(second), at: since_start };
-    snapshot.merge(pass, read, BTreeMap::new(), times, INTERVAL)
+    snapshot.merge(&Numbers::only(pass), read, BTreeMap::new(), times, INTERVAL)
 }
 
 fn names(dependents: &BTreeSet<Dependent>) -> Vec<&str> {
@@ -122,6 +122,20 @@ fn what_a_pass_that_began_later_has_brought_stands() {
 }
 
 #[test]
+fn what_a_pass_was_extended_by_is_as_new_as_its_extension() {
+    let mut snapshot = snapshot(&[("one", &["a", "b"])]);
+    let (first, _) = snapshot.begin_pass(&keys(&["a"]));
+    let (other, _) = snapshot.begin_pass(&keys(&["b"]));
+    let (extension, _) = snapshot.begin_pass(&keys(&["b"]));
+    merge_pass(&mut snapshot, other, reads(vec![("b", found("1"))]), 0);
+    let numbers = Numbers { first, later: BTreeMap::from([(key("b"), extension)]) };
+    let times = Times { asked: at(0), answered: at(0), at: Duration::ZERO };
+    let read = reads(vec![("a", found("2")), ("b", found("2"))]);
+    snapshot.merge(&numbers, read, BTreeMap::new(), times, INTERVAL);
+    assert_eq!((document(&snapshot, "a").raw(), document(&snapshot, "b").raw()), ("2", "2"));
+}
+
+#[test]
 fn an_answer_knows_the_first_and_the_last_pass_that_gave_it() {
     let mut snapshot = snapshot(&[("one", &["a"])]);
     for (second, raw) in [(0, "1"), (30, "1"), (60, "2"), (90, "2")] {
@@ -157,10 +171,10 @@ fn an_object_that_an_outage_made_not_ready_hears_of_its_end_and_one_that_is_new_
     snapshot.begin_outage(failure(Reason::PrefectUnreachable, 30));
     snapshot.note(&object("one"), Interest { well: false, ..interest(&["a"]) });
     assert_eq!(snapshot.dependents_that_are(false).collect::<Vec<_>>(), [&object("one")]);
-    let new = snapshot.observe(&object("new"), Interest { well: false, ..interest(&["c"]) });
+    let new = snapshot.observe(&object("new"), interest(&["c"]));
     assert_eq!(new[&key("c")].failure.as_ref().unwrap().reason, Reason::PrefectUnreachable);
-    let back = merge(&mut snapshot, vec![("a", found("1")), ("b", found("2"))], 60);
-    assert_eq!(names(&back.recovered), ["one"]);
+    let back = merge(&mut snapshot, vec![("a", found("1")), ("b", found("2")), ("c", found("3"))], 60);
+    assert_eq!(names(&back.recovered), ["new", "one"], "two heard of nothing");
     // And only once.
     assert!(merge(&mut snapshot, vec![("a", found("1"))], 90).recovered.is_empty());
 }
@@ -181,10 +195,7 @@ fn an_absence_is_confirmed_an_interval_later_and_wakes_twice() {
     let rest = || vec![("b", found("2")), ("c", found("3"))];
     let with = |read: Read| rest().into_iter().chain([("a", read)]).collect::<Vec<_>>();
     merge(&mut snapshot, with(found("1")), 0);
-    assert_eq!(
-        snapshot.before(&keys(&["a", "new"])).into_values().collect::<Vec<_>>(),
-        [Before::Answered, Before::Nothing]
-    );
+    assert_eq!(snapshot.before(&keys(&["a"]))[&key("a")], Before::Answered);
     assert_eq!(woken(&merge(&mut snapshot, with(Read::NotFound), 30)), ["one"]);
     assert_eq!(snapshot.before(&keys(&["a"]))[&key("a")], Before::Answered);
     assert_eq!(woken(&merge(&mut snapshot, with(Read::NotFound), 60)), ["one"]);
@@ -232,6 +243,28 @@ fn a_key_that_nobody_asks_for_any_more_is_forgotten() {
     // A pass that was under way brings it no more.
     merge(&mut snapshot, vec![("b", found("2"))], 30);
     assert!(snapshot.reading(&key("b")).is_none());
+}
+
+#[test]
+fn a_key_that_was_asked_for_anew_while_its_absence_was_looked_at_is_read_again() {
+    let mut snapshot = snapshot(&[("one", &["a"])]);
+    merge(&mut snapshot, vec![("a", Read::NotFound)], 0);
+    merge(&mut snapshot, vec![("a", Read::NotFound)], 30);
+    let (pass, before) = snapshot.begin_pass(&keys(&["a"]));
+    assert_eq!(before[&key("a")], Before::Absent);
+    snapshot.forget(&object("one"));
+    snapshot.observe(&object("one"), interest(&["a"]));
+    merge_pass(&mut snapshot, pass, reads(vec![("a", Read::StillAbsent)]), 60);
+    assert_eq!(*snapshot.unread(), keys(&["a"]));
+}
+
+#[test]
+fn what_a_target_holds_is_not_asked_for_by_name_key_by_key_after_a_start() {
+    let mut snapshot = snapshot(&[("one", &["held"])]);
+    let never = Interest { keys: vec![(key("never"), false)], ..Interest::default() };
+    snapshot.observe(&object("two"), never);
+    let before = snapshot.before(&keys(&["held", "never"]));
+    assert_eq!(before.into_values().collect::<Vec<_>>(), [Before::Answered, Before::Nothing]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::registry::Workspaces;
 use super::session::Session;
 use super::timing::Clock;
-use crate::sync::snapshot::Times;
+use crate::sync::snapshot::{Numbers, Times};
 use crate::sync::{Failure, Missing, Read, RemoteKey, Timestamp};
 
 /// How often a pass is extended by keys that share an object with a changed one.
@@ -16,8 +16,7 @@ const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a pass brought.
 pub(super) struct Passed {
-    /// Passes are numbered in the order in which they begin.
-    pub number: u64,
+    pub numbers: Numbers,
     pub reads: BTreeMap<RemoteKey, Read>,
     /// What may have been meant by keys that are newly missing.
     pub explained: BTreeMap<RemoteKey, Missing>,
@@ -40,20 +39,23 @@ pub(super) async fn read(
     let (asked, at) = (clock.now(), clock.elapsed());
     // Since when a failure lasts is told to people, and compared with the time of day.
     let now = Timestamp::now();
-    let (number, before) = workspaces.in_epoch(&session.key, session.epoch, |slot| slot.snapshot.begin_pass(&keys))?;
-    let mut pass = reader.read(&before, now).await;
+    let ((number, before), anything_read) = workspaces
+        .in_epoch(&session.key, session.epoch, |slot| (slot.snapshot.begin_pass(&keys), slot.snapshot.has_answers()))?;
+    let mut pass = reader.read(&before, anything_read, now).await;
+    let mut numbers = Numbers::only(number);
     for _ in 0..EXTENSIONS {
         if pass.outage.is_some() {
             break;
         }
-        let more = workspaces.in_epoch(&session.key, session.epoch, |slot| {
+        let (number, more) = workspaces.in_epoch(&session.key, session.epoch, |slot| {
             let companions = slot.snapshot.companions(&pass.reads);
-            slot.snapshot.before(&companions)
+            slot.snapshot.begin_pass(&companions)
         })?;
         if more.is_empty() {
             break;
         }
-        let extension = reader.read(&more, now).await;
+        let extension = reader.read(&more, true, now).await;
+        numbers.later.extend(more.into_keys().map(|key| (key, number)));
         pass.reads.extend(extension.reads);
         (pass.outage, pass.retry_after) = (extension.outage, extension.retry_after);
     }
@@ -65,5 +67,5 @@ pub(super) async fn read(
         explained = tokio::time::timeout(EXPLAIN_TIMEOUT, reader.explain(&missing)).await.unwrap_or_default();
     }
     let times = Times { asked, answered: clock.now(), at };
-    Some(Passed { number, reads: pass.reads, explained, times, outage: pass.outage, retry_after: pass.retry_after })
+    Some(Passed { numbers, reads: pass.reads, explained, times, outage: pass.outage, retry_after: pass.retry_after })
 }

@@ -109,8 +109,8 @@ impl Reader {
         checked.await.map_err(|error| failure(&error, &self.credentials, None, now))
     }
 
-    /// Reads `keys`, each with what is known of it.
-    pub async fn read(&self, keys: &BTreeMap<RemoteKey, Before>, now: Timestamp) -> Pass {
+    /// Reads `keys`, each with what is known of it. `anything_read` says whether the workspace has read anything yet.
+    pub async fn read(&self, keys: &BTreeMap<RemoteKey, Before>, anything_read: bool, now: Timestamp) -> Pass {
         let mut pass = Pass { reads: BTreeMap::new(), outage: None, retry_after: None };
         let mut remote: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
         for key in keys.keys() {
@@ -181,8 +181,13 @@ impl Reader {
                             self.outage(&mut pass, &error, now);
                             return pass;
                         }
+                        // Nothing was ever read: it is the credentials, not these keys.
+                        if !answered && !anything_read && matches!(error.kind, ErrorKind::Forbidden) {
+                            self.outage(&mut pass, &error, now);
+                            return pass;
+                        }
                         let most = if answered { MOST_HALVINGS } else { MOST_HALVINGS_UNANSWERED };
-                        if error.is_batch_fault() && batch.names.len() > 1 && halvings < most {
+                        if batch.names.len() > 1 && halvings < most {
                             halvings += 1;
                             halved.extend(batch.halves());
                         } else {
@@ -198,11 +203,6 @@ impl Reader {
             batches = halved;
         }
         for (batch, error) in refused {
-            // Refused everywhere: it is the credentials, not these keys.
-            if !answered && matches!(error.kind, ErrorKind::Forbidden) {
-                self.outage(&mut pass, &error, now);
-                return pass;
-            }
             for key in batch.keys() {
                 let failed = failure(&error, &self.credentials, Some(&key), now);
                 pass.reads.insert(key, Read::Failed(failed));

@@ -88,12 +88,12 @@ pub(super) async fn supervise(workspaces: Workspaces, session: Session) {
 enum Server {
     /// Nothing yet.
     New,
-    /// It is being asked; how often it failed before.
-    Asked { failures: u32 },
+    /// It is being asked.
+    Asked,
     /// It answers.
     Well,
     /// It does not.
-    Failing { failures: u32, tried: Duration, retry: Duration, reason: Reason },
+    Failing { tried: Duration, retry: Duration, reason: Reason },
 }
 
 /// A refresh under way.
@@ -125,12 +125,16 @@ struct Run {
     session: Session,
     clock: Clock,
     server: Server,
+    /// How often it failed since the last complete refresh.
+    failures: u32,
     /// When it last answered a check.
     proven: Option<Duration>,
     version: Option<String>,
     census: Census,
     schedule: Schedule,
     ladder: Ladder,
+    /// Announced keys that are to be read.
+    announced: BTreeSet<RemoteKey>,
     /// Portions of keys that nobody may wait for, and those of them that were never read.
     urgent: VecDeque<BTreeSet<RemoteKey>>,
     first_reads: BTreeSet<RemoteKey>,
@@ -159,10 +163,12 @@ impl Run {
             session,
             clock,
             server: Server::New,
+            failures: 0,
             proven: None,
             version: None,
             census: Census::default(),
             ladder: Ladder::default(),
+            announced: BTreeSet::new(),
             urgent: VecDeque::new(),
             first_reads: BTreeSet::new(),
             urgent_running: 0,
@@ -183,7 +189,7 @@ impl Run {
         let Some(demand) = self.slot(|slot| slot.demand.clone()) else { return };
         let (news_in, mut news) = mpsc::channel(MOST_NEWS);
         let (may_connect, gate) = watch::channel(true);
-        let listener = stream::listen(self.session.reader.clone(), news_in, gate);
+        let listener = stream::supervise(self.session.reader.clone(), news_in, gate);
         let _listener = AbortOnDropHandle::new(tokio::spawn(listener));
         let mut recoveries = self.session.reader.recoveries();
         let mut hears = self.session.reader.client.is_some();
@@ -194,7 +200,7 @@ impl Run {
                 return;
             }
             may_connect.send_if_modified(|may| {
-                let well = !matches!(self.server, Server::Failing { .. } | Server::Asked { failures: 1.. });
+                let well = self.failures == 0 || matches!(self.server, Server::Well);
                 std::mem::replace(may, well) != well
             });
             let wake_up = self.clock.at(self.next_deadline());
@@ -258,10 +264,10 @@ impl Run {
             self.say_health()?;
         }
         match self.server {
-            Server::New => self.check(0),
-            Server::Failing { failures, retry, .. } if retry <= now => self.check(failures),
+            Server::New => self.check(),
+            Server::Failing { retry, .. } if retry <= now => self.check(),
             Server::Well => self.start_reads(now)?,
-            Server::Failing { .. } | Server::Asked { .. } => {}
+            Server::Failing { .. } | Server::Asked => {}
         }
         Some(())
     }
@@ -284,14 +290,14 @@ impl Run {
             // The newest first: the others are being read already.
             portions.1.into_iter().rev().for_each(|portion| self.urgent.push_front(portion));
         }
-        let announced = self.ladder.climb(now);
-        if !announced.is_empty() {
-            let portions = self.slot(|slot| slot.snapshot.portions(&announced, true))?;
-            self.urgent.extend(portions);
-        }
-        while self.urgent_running < URGENT
-            && let Some(portion) = self.urgent.pop_front()
-        {
+        self.announced.extend(self.ladder.climb(now));
+        while self.urgent_running < URGENT {
+            // Each once, however often it is announced while others are read.
+            if self.urgent.is_empty() && !self.announced.is_empty() {
+                let announced = std::mem::take(&mut self.announced);
+                self.urgent.extend(self.slot(|slot| slot.snapshot.portions(&announced, true))?);
+            }
+            let Some(portion) = self.urgent.pop_front() else { break };
             self.urgent_running += 1;
             self.read(portion, Lane::Urgent);
         }
@@ -308,7 +314,7 @@ impl Run {
             // Where there is nothing to read the server is asked all the same how it does.
             let proven = self.proven.is_some_and(|proven| proven + interval / 2 > now);
             if left.is_empty() && due.contains(&interval) && !proven {
-                self.check(0);
+                self.check();
                 return Some(());
             }
             self.refreshes += 1;
@@ -336,8 +342,8 @@ impl Run {
         }));
     }
 
-    fn check(&mut self, failures: u32) {
-        self.server = Server::Asked { failures };
+    fn check(&mut self) {
+        self.server = Server::Asked;
         let reader = self.session.reader.clone();
         self.running.push(Box::pin(async move { Done::Checked(reader.check(Timestamp::now()).await) }));
     }
@@ -356,8 +362,11 @@ impl Run {
     }
 
     fn retry_now(&mut self) -> Option<()> {
-        if let Server::Failing { retry, .. } = &mut self.server {
-            *retry = self.clock.elapsed();
+        let now = self.clock.elapsed();
+        if let Server::Failing { retry, reason, .. } = &mut self.server
+            && !matches!(reason, Reason::CredentialsRefused | Reason::PrefectThrottled)
+        {
+            *retry = now;
         }
         Some(())
     }
@@ -387,9 +396,12 @@ impl Run {
                 }
             }
             News::Change(Change::Unknown) => {
-                let earliest = self.all_changed.map_or(now, |last| last + ALL_CHANGED).max(now + AFTER_GAP);
-                self.all_changed = Some(earliest);
-                self.schedule.all_due(earliest);
+                let planned = match self.all_changed {
+                    Some(planned) if planned > now => planned,
+                    before => before.map_or(now, |last| last + ALL_CHANGED).max(now + AFTER_GAP),
+                };
+                self.all_changed = Some(planned);
+                self.schedule.all_due(planned);
             }
             News::Change(Change::Block { id, name }) => {
                 let keys = self.slot(|slot| slot.snapshot.announced(true, &name, id))?;
@@ -430,10 +442,10 @@ impl Run {
     }
 
     fn merge(&mut self, passed: Passed) -> Option<()> {
-        let Passed { number, reads, explained, times, .. } = passed;
+        let Passed { numbers, reads, explained, times, .. } = passed;
         let keys = reads.len();
         let interval = self.session.interval;
-        let merged = self.slot(|slot| slot.snapshot.merge(number, reads, explained, times, interval))?;
+        let merged = self.slot(|slot| slot.snapshot.merge(&numbers, reads, explained, times, interval))?;
         let now = self.clock.elapsed();
         if merged.vanishing {
             // Whether it is most of them is to be known before any absence is confirmed.
@@ -459,15 +471,12 @@ impl Run {
         let Some(refresh) = self.refresh.take() else { return Some(()) };
         let now = self.clock.elapsed();
         self.schedule.read(&refresh.intervals, refresh.began, now);
-        let recovered = self.slot(|slot| {
+        self.slot(|slot| {
             slot.refreshed = Instant::now();
-            let was_out = slot.snapshot.outage().is_some();
             slot.snapshot.end_outage();
-            was_out
         })?;
-        if recovered {
-            self.stale = None;
-        }
+        self.failures = 0;
+        self.stale = None;
         if self.said.take().is_some() {
             tracing::info!(workspace = %self.session.key, "can be read again");
         }
@@ -477,16 +486,14 @@ impl Run {
     /// Nothing can be read.
     fn failed(&mut self, failure: &Failure, retry_after: Option<Duration>) -> Option<()> {
         let now = self.clock.elapsed();
-        let failures = match self.server {
-            // Others that were under way fail with it.
-            Server::Failing { failures, .. } => failures,
-            Server::Asked { failures } => failures + 1,
-            Server::New | Server::Well => 1,
-        };
+        // Others that were under way fail with it.
+        if !matches!(self.server, Server::Failing { .. }) {
+            self.failures = self.failures.saturating_add(1);
+        }
         let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY);
-        let delay = retry_delay(failures - 1, self.session.interval, failure.reason).max(asked);
+        let delay = retry_delay(self.failures.saturating_sub(1), self.session.interval, failure.reason).max(asked);
         let retry = now + delay;
-        self.server = Server::Failing { failures, tried: now, retry, reason: failure.reason };
+        self.server = Server::Failing { tried: now, retry, reason: failure.reason };
         self.refresh = None;
         self.urgent.clear();
         self.first_reads.clear();
@@ -497,11 +504,9 @@ impl Run {
         } else {
             tracing::warn!(%workspace, %reason, retry_in = ?delay, "{message}");
         }
-        let began = self.slot(|slot| slot.snapshot.outage().is_none())?;
         let news = self.slot(|slot| slot.snapshot.begin_outage(failure.clone()))?;
-        if began {
-            self.stale = Some(now + self.session.stale_after);
-        }
+        // Again and again, as some may have recovered meanwhile: only those that are well are told.
+        self.stale.get_or_insert(now + self.session.stale_after);
         if news {
             let unwell: Vec<Dependent> =
                 self.slot(|slot| slot.snapshot.dependents_that_are(false).cloned().collect())?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::failure::polling;
@@ -35,9 +36,24 @@ pub(super) enum News {
     },
 }
 
+/// Listens, also after a panic, which is a bug.
+pub(super) async fn supervise(reader: Arc<Reader>, news: mpsc::Sender<News>, may_connect: watch::Receiver<bool>) {
+    loop {
+        let listening = tokio::spawn(listen(reader.clone(), news.clone(), may_connect.clone()));
+        if AbortOnDropHandle::new(listening).await.is_ok() {
+            return;
+        }
+        let status = polling(&EventsError::Broken("was lost"));
+        if news.send(News::Silent { status, for_good: false }).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(LAST_RETRY).await;
+    }
+}
+
 /// Listens until nobody hears it any more. `may_connect` is false while the server is known to be unwell: whoever
 /// finds out when it is back is the session.
-pub(super) async fn listen(reader: Arc<Reader>, news: mpsc::Sender<News>, mut may_connect: watch::Receiver<bool>) {
+async fn listen(reader: Arc<Reader>, news: mpsc::Sender<News>, mut may_connect: watch::Receiver<bool>) {
     let Some(client) = &reader.client else { return };
     let mut cuts = 0;
     loop {
