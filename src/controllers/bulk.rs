@@ -21,9 +21,8 @@ use super::errors::describe;
 use super::kind::{Guarded, SyncKind, TargetKind};
 use super::now;
 use super::objects::{Shared, former_target, previous_status};
-use super::targets::owner;
+use super::targets::{owner, selector};
 use super::wakers::MANY;
-use crate::api::OWNED_BY_LABEL;
 use crate::sync::plan::{self, Version};
 use crate::sync::{Dependent, Target, TargetAction};
 
@@ -82,7 +81,7 @@ async fn settle<K: SyncKind>(
     let namespace = candidates.first().map(|first| first.namespace.clone()).unwrap_or_default();
     let mut left: HashSet<Dependent> = candidates.into_iter().collect();
     let api: Api<K::Target> = Api::namespaced(shared.context.client.clone(), &namespace);
-    let mut parameters = ListParams::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str())).limit(PAGE);
+    let mut parameters = ListParams::default().labels(&selector::<K>()).limit(PAGE);
     while !left.is_empty() {
         let page = match api.list(&parameters).await {
             Ok(page) => page,

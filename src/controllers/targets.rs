@@ -36,7 +36,7 @@ where
     T: TargetKind,
 {
     let api: Api<PartialObjectMeta<T>> = scope.api(context.client.clone());
-    let config = watcher::Config::default().labels(&format!("{OWNED_BY_LABEL}={}", K::KIND.as_str()));
+    let config = watcher::Config::default().labels(&selector::<K>());
     let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
     let first_list = CancellationToken::new();
     let listed_once = first_list.clone();
@@ -68,6 +68,11 @@ where
         }
     });
     listed_once
+}
+
+/// The label of all targets of a kind.
+pub(super) fn selector<K: SyncKind>() -> String {
+    format!("{OWNED_BY_LABEL}={}", K::KIND.as_str())
 }
 
 /// Whom an event wakes: nobody for what we wrote ourselves.

@@ -14,8 +14,8 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
+use super::jitter::random;
 use super::{ApiUrl, ErrorKind};
 use crate::telemetry::Metrics;
 
@@ -236,21 +236,21 @@ impl Permit {
         };
         self.shared.metrics.prefect_request(&self.shared.host, word);
         let mut state = self.shared.lock();
-        match outcome {
-            Outcome::Answered(_) => {
-                if state.alive() {
-                    self.shared.recovered.send_modify(|count| *count += 1);
-                }
-            }
+        let is_back = match outcome {
+            Outcome::Answered(_) => state.alive(),
             Outcome::Pause(asked) => {
                 let asked = asked.filter(|asked| !asked.is_zero()).unwrap_or(UNNAMED_PAUSE);
                 let until = Instant::now() + asked.min(LONGEST_PAUSE);
                 state.paused_until = Some(state.paused_until.map_or(until, |before| before.max(until)));
-                if state.alive() {
-                    self.shared.recovered.send_modify(|count| *count += 1);
-                }
+                state.alive()
             }
-            Outcome::Dead(kind, _) => state.dead(kind, self.is_probe),
+            Outcome::Dead(kind, _) => {
+                state.dead(kind, self.is_probe);
+                false
+            }
+        };
+        if is_back {
+            self.shared.recovered.send_modify(|count| *count += 1);
         }
     }
 }
@@ -353,9 +353,7 @@ impl State {
 
 /// Up to a tenth less, so that the operators of many clusters do not come back in step.
 fn spread(rest: Duration) -> Duration {
-    // A random UUID is the random number at hand.
-    let (random, ..) = Uuid::new_v4().as_fields();
-    rest - rest.mul_f64(f64::from(random) / f64::from(u32::MAX) / 10.0)
+    rest - rest.mul_f64(random() / 10.0)
 }
 
 #[cfg(test)]

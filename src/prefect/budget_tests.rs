@@ -1,3 +1,5 @@
+use uuid::Uuid;
+
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);

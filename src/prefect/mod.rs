@@ -23,6 +23,7 @@ mod config_toml;
 mod csrf;
 mod error;
 mod events;
+pub(crate) mod jitter;
 mod profiles;
 mod transport;
 mod url;

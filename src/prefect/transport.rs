@@ -18,6 +18,7 @@ use super::answer::{Answer, ReadError, retry_after};
 use super::budget::{Budget, Lane, Outcome, Refused};
 use super::csrf::{self, Csrf, Token};
 use super::error::{CONNECT_TIMEOUT, TOTAL_TIMEOUT, unreachable};
+use super::jitter::random;
 use super::wire::TokenWire;
 use super::{ApiUrl, Error, ErrorKind};
 
@@ -360,7 +361,5 @@ fn authorization(auth: &Auth) -> Result<Option<HeaderValue>, &'static str> {
 /// Three times as long at every try, and up to twice that, so that clients don't come in step.
 fn backoff(tries: u32) -> Duration {
     let base = FIRST_BACKOFF * 3u32.pow(tries);
-    // A random UUID is the random number at hand.
-    let (random, ..) = Uuid::new_v4().as_fields();
-    base + base.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    base + base.mul_f64(random())
 }

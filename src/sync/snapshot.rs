@@ -32,6 +32,16 @@ struct Known {
     read_at: Duration,
 }
 
+impl Known {
+    fn answer(&self) -> Option<&Answer> {
+        self.reading.as_ref()?.answer.as_ref()
+    }
+
+    fn is_absent(&self) -> bool {
+        matches!(self.answer(), Some(Answer::Absent(_)))
+    }
+}
+
 /// Why nothing can be read, and which readings are from before.
 struct Outage {
     failure: Failure,
@@ -197,7 +207,7 @@ impl Snapshot {
     /// Whether any key has an answer.
     #[must_use]
     pub fn has_answers(&self) -> bool {
-        self.keys.values().any(|known| known.reading.as_ref().is_some_and(|reading| reading.answer.is_some()))
+        self.keys.values().any(|known| known.answer().is_some())
     }
 
     /// The intervals at which keys are to be read; `default` is the workspace's.
@@ -275,22 +285,20 @@ impl Snapshot {
     /// What is known of `keys` before they are read.
     #[must_use]
     pub fn before(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Before> {
-        let before =
-            |key: &RemoteKey| match self.keys.get(key).and_then(|known| known.reading.as_ref()?.answer.as_ref()) {
-                // After a start: what a target holds is most likely there.
-                None if self.is_delivered(key) => Before::Answered,
-                None => Before::Nothing,
-                Some(Answer::Absent(absence)) if absence.confirmed => Before::Absent,
-                Some(_) => Before::Answered,
-            };
+        let before = |key: &RemoteKey| match self.keys.get(key).and_then(Known::answer) {
+            // After a start: what a target holds is most likely there.
+            None if self.is_delivered(key) => Before::Answered,
+            None => Before::Nothing,
+            Some(Answer::Absent(absence)) if absence.confirmed => Before::Absent,
+            Some(_) => Before::Answered,
+        };
         keys.iter().map(|key| (key.clone(), before(key))).collect()
     }
 
     /// The keys to read in the same pass as `reads`, because an object one of whose keys changed has them too.
     #[must_use]
     pub fn companions(&self, reads: &BTreeMap<RemoteKey, Read>) -> BTreeSet<RemoteKey> {
-        let is_other = |known: &Known, read: &Read| match (read, known.reading.as_ref().and_then(|r| r.answer.as_ref()))
-        {
+        let is_other = |known: &Known, read: &Read| match (read, known.answer()) {
             (Read::Found { document, .. }, Some(Answer::Found { document: held, .. })) => **document != **held,
             (Read::Found { .. }, _) => true,
             _ => false,
@@ -302,17 +310,13 @@ impl Snapshot {
             .filter(|known| known.users.len() <= MOST_USERS)
             .flat_map(|known| &known.users);
         let keys = users.filter_map(|user| self.interests.get(user)).flat_map(Interest::remote_keys);
-        let companions: BTreeSet<&RemoteKey> = keys.filter(|key| !reads.contains_key(*key)).collect();
-        companions.into_iter().cloned().collect()
+        keys.filter(|key| !reads.contains_key(*key)).cloned().collect()
     }
 
     /// Keys that `reads` finds missing for the first time, so that nothing explains them yet.
     #[must_use]
     pub fn unexplained(&self, reads: &BTreeMap<RemoteKey, Read>) -> BTreeSet<RemoteKey> {
-        let was_absent = |key: &RemoteKey| {
-            let reading = self.keys.get(key).and_then(|known| known.reading.as_ref());
-            matches!(reading.and_then(|reading| reading.answer.as_ref()), Some(Answer::Absent(_)))
-        };
+        let was_absent = |key: &RemoteKey| self.keys.get(key).is_some_and(Known::is_absent);
         let missing = reads.iter().filter(|(key, read)| matches!(read, Read::NotFound) && !was_absent(key));
         missing.map(|(key, _)| key.clone()).collect()
     }
@@ -338,7 +342,7 @@ impl Snapshot {
                 continue;
             }
             // It may have been forgotten and asked for anew meanwhile: then it is read again.
-            if matches!(read, Read::StillAbsent) && !known.reading.as_ref().is_some_and(is_absent) {
+            if matches!(read, Read::StillAbsent) && !known.is_absent() {
                 continue;
             }
             if let Read::Found { ids, .. } = &mut read {
@@ -414,7 +418,7 @@ impl Snapshot {
 
     fn hold(&mut self, interval: Duration, changed: &mut BTreeSet<RemoteKey>) -> Census {
         // As good as always nothing is missing.
-        if !self.keys.values().any(|known| known.reading.as_ref().is_some_and(is_absent)) {
+        if !self.keys.values().any(Known::is_absent) {
             return Census::default();
         }
         let mut delivered = 0;
@@ -438,8 +442,7 @@ impl Snapshot {
     /// Whether several delivered keys are gone and not yet confirmed to be.
     fn are_vanishing(&self) -> bool {
         let going = self.keys.iter().filter(|(key, known)| {
-            let answer = known.reading.as_ref().and_then(|reading| reading.answer.as_ref());
-            matches!(answer, Some(Answer::Absent(absence)) if !absence.confirmed) && self.is_delivered(key)
+            matches!(known.answer(), Some(Answer::Absent(absence)) if !absence.confirmed) && self.is_delivered(key)
         });
         going.take(2).count() > 1
     }

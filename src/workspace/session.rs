@@ -212,7 +212,10 @@ impl Run {
                     Some(heard) => self.hear(heard),
                     None => { hears = false; Some(()) }
                 },
-                () = change(&mut recoveries), if failing => self.retry_now(),
+                () = change(&mut recoveries), if failing => {
+                    self.retry_by(self.clock.elapsed());
+                    Some(())
+                }
                 () = tokio::time::sleep_until(wake_up) => Some(()),
             };
             if went_on.is_none() {
@@ -353,22 +356,19 @@ impl Run {
         let now = self.clock.elapsed();
         let (since, _) = *self.gathering.get_or_insert((now, now));
         self.gathering = Some((since, (now + GATHER).min(since + LONGEST_GATHER)));
-        if let Server::Failing { tried, retry, reason, .. } = &mut self.server
-            && !matches!(reason, Reason::CredentialsRefused | Reason::PrefectThrottled)
-        {
-            *retry = (*retry).min(*tried + DEMANDED_RETRY);
+        if let Server::Failing { tried, .. } = self.server {
+            self.retry_by(tried + DEMANDED_RETRY);
         }
         Some(())
     }
 
-    fn retry_now(&mut self) -> Option<()> {
-        let now = self.clock.elapsed();
+    /// Has a failing server asked again at `at`, unless it is before that anyway, or asking does not help.
+    fn retry_by(&mut self, at: Duration) {
         if let Server::Failing { retry, reason, .. } = &mut self.server
             && !matches!(reason, Reason::CredentialsRefused | Reason::PrefectThrottled)
         {
-            *retry = now;
+            *retry = at.min(*retry);
         }
-        Some(())
     }
 
     fn hear(&mut self, news: News) -> Option<()> {
@@ -453,12 +453,13 @@ impl Run {
         }
         self.census = merged.census;
         let since = merged.changed.iter().map(|(key, read_at)| self.ladder.announced(key).unwrap_or(*read_at)).min();
-        let since = since.map(|since| self.clock.at(since));
-        self.slot(|slot| {
-            for dependent in since.iter().flat_map(|_| &merged.wake) {
-                slot.changed.entry(dependent.clone()).or_insert(since.unwrap_or_else(Instant::now));
-            }
-        })?;
+        if let Some(since) = since.map(|since| self.clock.at(since)) {
+            self.slot(|slot| {
+                for dependent in &merged.wake {
+                    slot.changed.entry(dependent.clone()).or_insert(since);
+                }
+            })?;
+        }
         tracing::debug!(workspace = %self.session.key, keys, changed = merged.wake.len(), "read");
         let recovered = merged.recovered.difference(&merged.wake).cloned().collect();
         self.workspaces.wake().dependents(merged.wake.into_iter().collect());

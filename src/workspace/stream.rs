@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 use super::failure::polling;
 use super::reader::Reader;
 use crate::api::EventsStatus;
+use crate::prefect::jitter::random;
 use crate::prefect::{Change, EventsError};
 
 /// The first wait after a cut; doubled each time, up to the last.
@@ -98,9 +98,7 @@ async fn listen(reader: Arc<Reader>, news: mpsc::Sender<News>, mut may_connect: 
 /// Exponential, and up to a half longer, so that the listeners of one server do not come back in step.
 fn retry_delay(cuts: u32) -> Duration {
     let base = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(cuts)).min(LAST_RETRY);
-    // A random UUID is the random number at hand.
-    let (random, ..) = Uuid::new_v4().as_fields();
-    base + base.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+    base + base.mul_f64(random() / 2.0)
 }
 
 #[cfg(test)]
