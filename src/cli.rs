@@ -31,6 +31,9 @@ pub enum Command {
     /// Show what objects in files would become, without a cluster: keys, where they come from, sizes. Values only
     /// when asked for. Exits with 1 when an entry can't be resolved.
     Render(RenderArgs),
+    /// Run a command with the environment that a pod would get from objects in files: their keys are environment
+    /// variables, as with envFrom. Nothing is written to disk.
+    Exec(ExecArgs),
     /// Print the custom resource definitions, to apply with kubectl.
     Crds(CrdsArgs),
 }
@@ -71,6 +74,28 @@ pub struct RenderArgs {
     /// Print values. Not in a CI job whose log others read.
     #[arg(long, env = "PREFECT_SYNC_SHOW_VALUES")]
     pub show_values: bool,
+}
+
+/// Flags of `exec`.
+#[derive(Args, Debug)]
+pub struct ExecArgs {
+    /// Files as for `render`; where two have the same key, the later one wins, as with envFrom.
+    #[arg(
+        short,
+        long = "filename",
+        env = "PREFECT_SYNC_FILES",
+        value_delimiter = ',',
+        required = true,
+        value_name = "FILE"
+    )]
+    pub files: Vec<PathBuf>,
+    /// What to put before each key, as envFrom[].prefix does. Without it: PREFECT__CONTEXT__SECRETS__ for objects of
+    /// format prefect1Context, nothing for others.
+    #[arg(long, env = "PREFECT_SYNC_PREFIX", value_name = "PREFIX")]
+    pub prefix: Option<String>,
+    /// The command and its arguments, after --.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// How `render` prints.

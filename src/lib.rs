@@ -24,19 +24,22 @@
 //! | [`prefect`] | speaks to Prefect: REST, events, errors, auth, request budget, `config.toml`, profiles |
 //! | [`workspace`] | one session per workspace: reads, refreshes, listens to events |
 //! | [`controllers`] | the Kubernetes side: watches, gather → plan → apply → status |
-//! | [`render`] | the same pipeline for files, without a cluster |
+//! | [`offline`], [`render`], [`exec`] | the same pipeline for files, without a cluster |
 //! | [`telemetry`] | logs and health |
 //! | [`cli`] | flags |
 //!
 //! ## The way of a value
 //! 1. A reconcile tells its workspace which keys the object asks for ([`workspace::Workspaces::observe`]) and gets
-//!    what is known of them. What is not known yet is read; the object is woken when it is.
+//!    what is known of them. What is not known yet is read; the object is woken when it is. What `find` looks for is a
+//!    key, too: a listing, whose names become keys of all who ask for it.
 //! 2. The session reads all keys of all objects of a workspace together, in batches of exact names: new ones at once,
 //!    those that an event announces a moment later, all when they are due. It compares each with the reading before,
 //!    and wakes only objects one of whose readings changed ([`sync::snapshot`]).
-//! 3. [`sync::plan()`] takes the object, its readings and the target as it exists, and says what to write, which
-//!    status, which Events, and when to look again.
-//! 4. [`controllers::apply`] writes, naming the version that was seen; then the status, only where it differs.
+//! 3. [`sync::plan()`] takes the object, its readings and the target as it exists, makes one line of each entry, lays
+//!    them out ([`sync::layout`], [`sync::template`]), and says what to write, what to restart, which status, which
+//!    Events, and when to look again.
+//! 4. [`controllers::apply`] writes, naming the version that was seen; then workloads are restarted; then the status,
+//!    only where it differs.
 //!
 //! ## Architecture invariants
 //! - `api ← sync ← controllers`, `prefect ← workspace ← controllers`; nothing points back. `sync` knows no client,
@@ -50,6 +53,8 @@
 pub mod api;
 pub mod cli;
 pub mod controllers;
+pub mod exec;
+pub mod offline;
 pub mod prefect;
 pub mod render;
 pub mod sync;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use prefect_sync::cli::{Cli, Command, CrdsArgs, RunArgs};
 use prefect_sync::controllers::{self, Options};
 use prefect_sync::prefect::Budgets;
-use prefect_sync::{api, render, telemetry};
+use prefect_sync::{api, exec, render, telemetry};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -22,6 +22,7 @@ async fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Render(args) => render::render(&args).await,
+            Command::Exec(args) => exec::exec(&args).await.map(|never| match never {}),
             Command::Crds(args) => crds(&args).map(|()| ExitCode::SUCCESS),
         }
     };

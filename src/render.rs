@@ -1,46 +1,16 @@
-//! `render`: the same pipeline for files, without a cluster.
-//!
-//! Objects, the workspaces, Secrets and ConfigMaps that they use are read from files; a workspace that no file has
-//! is found as Prefect's own client finds its server. Nothing is written anywhere, and values are printed only when
-//! asked for.
+//! `render`: the same pipeline for files, without a cluster. Nothing is written anywhere, and values are printed only
+//! when asked for.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::bail;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::ResourceExt as _;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use crate::api::{EntryState, GROUP, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
+use crate::api::{EntryState, GROUP};
 use crate::cli::{Output, RenderArgs};
-use crate::controllers::Options;
-use crate::controllers::credentials::{Named, gather};
-use crate::controllers::errors::Error;
-use crate::controllers::kind::{SyncKind as _, TargetKind as _};
-use crate::prefect::{ApiUrl, Auth, Budget, Client, Connection, LocalSecrets, discover};
-use crate::sync::interest::Interest;
-use crate::sync::object::WorkspaceKey;
-use crate::sync::plan::{NOT_WRITTEN, Observed, WorkspaceView, plan, whole_seconds};
-use crate::sync::snapshot::{Numbers, Snapshot, Times};
-use crate::sync::{Failure, Kind, Manifest, Object, TargetAction, Timestamp, conditions};
-use crate::workspace::failure::Credentials;
-use crate::workspace::reader::Pass;
-use crate::workspace::{Reader, Setup};
-
-/// What the files hold.
-#[derive(Default)]
-struct Files {
-    objects: Vec<Object>,
-    workspaces: BTreeMap<WorkspaceKey, PrefectWorkspace>,
-    secrets: BTreeMap<(String, String), Secret>,
-    config_maps: BTreeMap<(String, String), ConfigMap>,
-}
+use crate::controllers::kind::TargetKind as _;
+use crate::offline::{Outcome, outcomes};
+use crate::sync::{Kind, Manifest};
 
 /// One line of the table.
 struct Row {
@@ -59,243 +29,56 @@ pub async fn render(args: &RenderArgs) -> anyhow::Result<ExitCode> {
     if args.output == Output::Yaml && !args.show_values {
         bail!("-o yaml prints values: add --show-values if that is what you want");
     }
-    let files = Files::read(&args.files)?;
-    ensure!(!files.objects.is_empty(), "no PrefectSecret and no PrefectKV in the files given with -f");
-    let mut by_workspace: BTreeMap<&WorkspaceKey, Vec<&Object>> = BTreeMap::new();
-    for object in &files.objects {
-        by_workspace.entry(&object.workspace).or_default().push(object);
-    }
-    let mut rows = Vec::new();
-    let mut problems = Vec::new();
-    for (key, objects) in by_workspace {
-        let now = whole_seconds(Timestamp::now());
-        let reading = files.read_workspace(key, &objects, now).await?;
-        for object in objects {
-            let manifest = render_object(object, &reading, now, &mut rows, &mut problems);
-            if let (Output::Yaml, Some(manifest)) = (args.output, manifest) {
-                println!("---\n{}", to_yaml(object.id.kind, &manifest)?);
+    let outcomes = outcomes(&args.files).await?;
+    match args.output {
+        Output::Table => print_table(&outcomes.iter().flat_map(rows).collect::<Vec<_>>()),
+        Output::Yaml => {
+            for outcome in &outcomes {
+                if let Some(manifest) = outcome.manifest() {
+                    println!("---\n{}", to_yaml(outcome.object.id.kind, manifest)?);
+                }
             }
         }
     }
-    if args.output == Output::Table {
-        print_table(&rows);
-    }
+    let problems: Vec<String> = outcomes.iter().flat_map(Outcome::problems).collect();
     for problem in &problems {
         eprintln!("{problem}");
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a workspace said.
-struct Readings {
-    outage: Option<Failure>,
-    snapshot: Snapshot,
-}
-
-fn render_object(
-    object: &Object,
-    workspace: &Readings,
-    now: Timestamp,
-    rows: &mut Vec<Row>,
-    problems: &mut Vec<String>,
-) -> Option<Manifest> {
-    let view = workspace.outage.as_ref().map_or(WorkspaceView::Usable, WorkspaceView::Unusable);
-    let observed = Observed {
-        object: &Object { suspend: false, ..object.clone() },
-        previous: &SyncStatus::default(),
-        workspace: view,
-        stale_after: Duration::ZERO,
-        readings: &workspace.snapshot.readings(&object.id),
-        target: None,
-        old_target: None,
-        written: None,
-        started: now,
+/// The entries, and what a format or templates make of them.
+fn rows(outcome: &Outcome) -> Vec<Row> {
+    let object = format!("{}/{}", outcome.object.id.kind.as_str(), outcome.object.id.name);
+    let size = |key: &str| {
+        let value = outcome.manifest().and_then(|manifest| manifest.data.get(key));
+        value.map_or_else(|| "-".to_owned(), |value| format!("{} B", value.len()))
     };
-    let plan = plan(&observed, now);
-    let manifest = match plan.target {
-        TargetAction::Create(manifest) => Some(manifest),
-        _ => None,
-    };
-    for entry in &plan.status.entries {
-        let size = manifest.as_ref().and_then(|manifest| manifest.data.get(&entry.key)).map(|value| value.len());
-        // Nothing is written here: an entry that only waits for the others is fine.
-        let state = if entry.state == EntryState::Pending {
-            "Resolved".to_owned()
-        } else {
-            entry.reason.clone().unwrap_or_else(|| format!("{:?}", entry.state))
-        };
-        rows.push(Row {
-            object: format!("{}/{}", object.id.kind.as_str(), object.id.name),
+    let entries = &outcome.plan.status.entries;
+    let mut rows: Vec<Row> = entries
+        .iter()
+        .map(|entry| Row {
+            object: object.clone(),
             key: entry.key.clone(),
             source: entry.source.map_or_else(|| "-".to_owned(), |source| format!("{source:?}")),
-            size: size.map_or_else(|| "-".to_owned(), |size| format!("{size} B")),
-            state,
-        });
-    }
-    let before = problems.len();
-    for entry in &plan.status.entries {
-        if let Some(message) = &entry.message {
-            problems.push(format!("{}/{} {}: {message}", object.id.kind.as_str(), object.id.name, entry.key));
-        }
-    }
-    if let Some(ready) = conditions::ready(&plan.status.conditions)
-        && ready.status != "True"
-        && problems.len() == before
-    {
-        let message = ready.message.trim_end_matches(NOT_WRITTEN).trim_end().trim_end_matches('.');
-        problems.push(format!("{}/{}: {message}", object.id.kind.as_str(), object.id.name));
-    }
-    manifest
-}
-
-impl Files {
-    fn read(paths: &[impl AsRef<Path>]) -> anyhow::Result<Self> {
-        let mut files = Self::default();
-        for path in paths {
-            let path = path.as_ref();
-            let name = path.display();
-            let mut text = String::new();
-            if path == Path::new("-") {
-                std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
-            } else {
-                text = std::fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
-            }
-            // The error's own text would quote the file, and files may hold Secrets.
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| {
-                let place = error.location().map_or_else(String::new, |at| format!(", line {}", at.line()));
-                anyhow::anyhow!("{name}{place}: no YAML")
-            })?;
-            for (number, document) in documents.into_iter().enumerate() {
-                if document.is_null() {
-                    continue;
-                }
-                files.add(document).with_context(|| format!("{name}, document {}", number + 1))?;
-            }
-        }
-        Ok(files)
-    }
-
-    fn add(&mut self, mut document: Value) -> anyhow::Result<()> {
-        if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.entry("namespace").or_insert_with(|| "default".into());
-        }
-        let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
-        match kind.as_str() {
-            "PrefectSecret" => self.objects.push(parse::<PrefectSecret>(document)?.object()),
-            "PrefectKV" => self.objects.push(parse::<PrefectKV>(document)?.object()),
-            "PrefectWorkspace" => {
-                let workspace: PrefectWorkspace = parse(document)?;
-                let key = WorkspaceKey {
-                    kind: crate::api::WorkspaceKind::PrefectWorkspace,
-                    namespace: workspace.namespace().unwrap_or_default(),
-                    name: workspace.name_any(),
-                };
-                self.workspaces.insert(key, workspace);
-            }
-            "Secret" => {
-                let mut secret: Secret = serde_json::from_value(document)
-                    .map_err(|_| anyhow::anyhow!("this Secret is not of the expected shape"))?;
-                let text = secret.string_data.take().unwrap_or_default();
-                let data = secret.data.get_or_insert_default();
-                data.extend(text.into_iter().map(|(key, value)| (key, k8s_openapi::ByteString(value.into_bytes()))));
-                self.secrets.insert((secret.namespace().unwrap_or_default(), secret.name_any()), secret);
-            }
-            "ConfigMap" => {
-                let map: ConfigMap =
-                    serde_json::from_value(document).context("this ConfigMap is not of the expected shape")?;
-                self.config_maps.insert((map.namespace().unwrap_or_default(), map.name_any()), map);
-            }
-            // Files of a whole application may be given.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    async fn read_workspace(
-        &self,
-        key: &WorkspaceKey,
-        objects: &[&Object],
-        now: Timestamp,
-    ) -> anyhow::Result<Readings> {
-        let setup = match self.workspaces.get(key) {
-            Some(workspace) => gather(workspace, self, &Options::default(), now).await?.setup,
-            None => Setup::Usable { reader: Box::new(discovered(key)?), interval: Duration::ZERO },
-        };
-        let reader = match setup {
-            Setup::Usable { reader, .. } => reader,
-            Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), snapshot: Snapshot::default() }),
-        };
-        if let Err(failure) = reader.check(now).await {
-            return Ok(Readings { outage: Some(failure), snapshot: Snapshot::default() });
-        }
-        let mut snapshot = Snapshot::default();
-        for object in objects {
-            snapshot.observe(&object.id, Interest::of(object, &SyncStatus::default()));
-        }
-        let (pass, before) = snapshot.begin_pass(&snapshot.unread().clone());
-        let Pass { reads, outage, .. } = reader.read(&before, false, now).await;
-        let explained = reader.explain(&snapshot.unexplained(&reads)).await;
-        let times = Times { asked: now, answered: now, at: Duration::ZERO };
-        snapshot.merge(&Numbers::only(pass), reads, explained, times, Duration::ZERO);
-        Ok(Readings { outage, snapshot })
-    }
-}
-
-/// The error's own text may quote values of a Secret; those of our kinds hold none.
-fn parse<T: DeserializeOwned + kube::Resource<DynamicType = ()>>(document: Value) -> anyhow::Result<T> {
-    serde_json::from_value(document).with_context(|| format!("this is no {}", T::kind(&())))
-}
-
-/// The workspace as Prefect's own client would find it on this machine.
-fn discovered(key: &WorkspaceKey) -> anyhow::Result<Reader> {
-    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
-    let found = discover(&|name| std::env::var(name).ok(), home.as_deref())?;
-    let mut reader = Reader { client: None, local: None, credentials: Credentials::None };
-    if let Some(path) = &found.config_toml {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        reader.local = Some(Arc::new(
-            LocalSecrets::parse(&text).with_context(|| format!("{} is no config.toml", path.display()))?,
-        ));
-    }
-    if let Some(url) = &found.url {
-        let url = ApiUrl::parse(url, None, None).with_context(|| format!("PREFECT_API_URL from {}", found.source))?;
-        let auth = match (found.api_key, found.auth_string) {
-            (Some(api_key), _) => {
-                reader.credentials = Credentials::ApiKey(format!("PREFECT_API_KEY from {}", found.source));
-                Auth::ApiKey(api_key)
-            }
-            (None, Some(auth_string)) => {
-                reader.credentials = Credentials::AuthString(format!("PREFECT_API_AUTH_STRING from {}", found.source));
-                Auth::AuthString(auth_string)
-            }
-            (None, None) => Auth::None,
-        };
-        reader.client = Some(Client::new(Connection { budget: Budget::unlimited(&url), url, auth, ca_bundle: None })?);
-    }
-    ensure!(
-        reader.client.is_some() || reader.local.is_some(),
-        "{key} is in none of the files, and there is no PREFECT_API_URL, no active profile and no config.toml: give the workspace's file with -f, or set PREFECT_API_URL"
-    );
-    Ok(reader)
-}
-
-impl Named for Files {
-    async fn offered(&self, kind: &str, namespace: &str) -> Vec<String> {
-        let of = |(place, name): &(String, String)| (place == namespace).then(|| name.clone());
-        if kind == "Secret" {
-            self.secrets.keys().filter_map(of).collect()
-        } else {
-            self.config_maps.keys().filter_map(of).collect()
-        }
-    }
-
-    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
-        Ok(self.secrets.get(&(namespace.to_owned(), name.to_owned())).cloned())
-    }
-
-    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
-        Ok(self.config_maps.get(&(namespace.to_owned(), name.to_owned())).cloned())
-    }
+            size: size(&entry.key),
+            // Nothing is written here: an entry that only waits for the others is fine.
+            state: match entry.state {
+                EntryState::Pending => "Resolved".to_owned(),
+                state => entry.reason.clone().unwrap_or_else(|| format!("{state:?}")),
+            },
+        })
+        .collect();
+    let made = outcome.manifest().into_iter().flat_map(|manifest| manifest.data.keys());
+    let made = made.filter(|key| !entries.iter().any(|entry| entry.key == **key));
+    rows.extend(made.map(|key| Row {
+        object: object.clone(),
+        key: key.clone(),
+        source: "-".to_owned(),
+        size: size(key),
+        state: "Made".to_owned(),
+    }));
+    rows
 }
 
 fn to_yaml(kind: Kind, manifest: &Manifest) -> anyhow::Result<String> {

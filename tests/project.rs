@@ -52,6 +52,8 @@ fn rooms_know_only_the_rooms_that_the_map_allows() {
                 "crate::workspace",
                 "crate::controllers",
                 "crate::render",
+                "crate::offline",
+                "crate::exec",
                 "kube::Client",
                 "kube::Api",
                 "tokio",
@@ -65,6 +67,8 @@ fn rooms_know_only_the_rooms_that_the_map_allows() {
                 "crate::workspace",
                 "crate::controllers",
                 "crate::render",
+                "crate::offline",
+                "crate::exec",
                 "crate::telemetry",
                 "kube::Client",
                 "kube::Api",
@@ -87,11 +91,24 @@ fn rooms_know_only_the_rooms_that_the_map_allows() {
                 "crate::workspace",
                 "crate::controllers",
                 "crate::render",
+                "crate::offline",
+                "crate::exec",
                 "kube",
                 "k8s_openapi",
             ],
         ),
-        ("workspace", &["crate::controllers", "crate::render", "kube::Client", "kube::Api", "kube::runtime"]),
+        (
+            "workspace",
+            &[
+                "crate::controllers",
+                "crate::render",
+                "crate::offline",
+                "crate::exec",
+                "kube::Client",
+                "kube::Api",
+                "kube::runtime",
+            ],
+        ),
     ];
     let mut trespassers = Vec::new();
     for (room, words) in forbidden {

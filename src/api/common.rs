@@ -8,6 +8,8 @@ use kube::{KubeSchema, core::cel::Rule};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use super::target::RestartStatus;
+
 /// The most entries that `spec.data` may have.
 pub const MAX_ENTRIES: usize = 512;
 
@@ -65,12 +67,29 @@ fn metadata_rule(message: &str) -> Rule {
 }
 
 /// To whom the target belongs. Owner: to this object, so its data is exactly what this object says, and Kubernetes
-/// deletes it with the object. Default: Owner.
+/// deletes it with the object. Orphan: the same, but it stays when the object is deleted. Merge: to someone else, who
+/// accepts this object by the annotation prefect-sync.dev/accepts; only the keys of this object are written, and
+/// removed when it goes. Default: Owner.
 #[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum CreationPolicy {
     /// To this object.
     #[default]
     Owner,
+    /// To someone else, who accepts this object's keys.
+    Merge,
+    /// To this object, and it outlives it.
+    Orphan,
+}
+
+/// How a value is written in Prefect. None: as it is. Base64: it is base64 (standard or URL-safe, with or without
+/// padding), and what it stands for is delivered, binary or not.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Decoding {
+    /// As it is.
+    #[default]
+    None,
+    /// Base64.
+    Base64,
 }
 
 /// What happens to a key of the target when Prefect confirms that its value is gone. Retain: it keeps its last
@@ -111,11 +130,11 @@ pub enum EntryState {
     Pending,
 }
 
-/// One entry of `spec.data`: its state and where its value came from, never the value.
+/// One entry: its state and where its value came from, never the value.
 #[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryStatus {
-    /// The key in the target.
+    /// The entry's key: in the target where the format is plain; dataFrom[0] for a source that gave no entries.
     pub key: String,
     /// What became of it. Synced: the target holds the current value. Absent: Prefect has none, nor has the target.
     /// Retained: the target keeps the last good value, see reason. Failed: there is no value to deliver, see reason.
@@ -124,6 +143,9 @@ pub struct EntryStatus {
     /// Who answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// The block or variable that it was found in; only for entries of dataFrom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Why it is not as asked for, in one word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -142,12 +164,45 @@ pub struct ResolvedWorkspace {
     pub name: String,
 }
 
+/// How many entries are in which state.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryCounts {
+    /// All of them.
+    pub total: i32,
+    /// The target holds the current value.
+    pub synced: i32,
+    /// Prefect has none, nor has the target.
+    pub absent: i32,
+    /// The target keeps the last good value.
+    pub retained: i32,
+    /// There is no value to deliver.
+    pub failed: i32,
+    /// Not read yet, or waiting for the others.
+    pub pending: i32,
+}
+
+/// Names that `find` found and the target holds. A name that is missing later is not believed to be gone before Prefect
+/// confirms it, also after a restart of the operator.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FoundStatus {
+    /// The type of the blocks; none for variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_type: Option<String>,
+    /// The names.
+    pub names: Vec<String>,
+}
+
 /// The target that was written last.
 #[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetStatus {
     /// Its name, in the namespace of this object.
     pub name: String,
+    /// Whether it is someone else's, in which this object has keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<bool>,
 }
 
 /// What the operator last saw and did. It holds no value and no hash of one.
@@ -170,9 +225,25 @@ pub struct SyncStatus {
     /// How many of the entries are as asked for, `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<String>,
-    /// Each entry of `spec.data`, in order.
+    /// How many of the entries are in which state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<EntryCounts>,
+    /// Each entry of `spec.data` in order, and of `spec.dataFrom` what is wrong first, then the others as far as there
+    /// is room: `counts` has them all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entries: Vec<EntryStatus>,
+    /// What `find` found and the target holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<FoundStatus>,
+    /// How often the content of the target has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// How the workloads of `spec.restart` stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<RestartStatus>,
+    /// The value of the annotation prefect-sync.dev/refresh that was heard last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_refresh: Option<String>,
     /// Since when the target could not follow Prefect; absent while it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Time>,
@@ -193,6 +264,13 @@ pub(crate) fn key_rule(field: &str) -> Rule {
     Rule::new(format!("self.matches(r'{KEY_PATTERN}')")).message(message.as_str())
 }
 
+/// A block type's name in words.
+pub(crate) fn block_type_rule(field: &str) -> Rule {
+    Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message(
+        format!("{field} must be the type's name in its address, such as aws-credentials: lower-case letters, digits and '-'").as_str(),
+    )
+}
+
 /// The shape of the name of a Secret or ConfigMap.
 pub const NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
@@ -201,6 +279,18 @@ pub(crate) fn name_rule() -> Rule {
     Rule::new(format!("self.matches(r'{NAME_PATTERN}')")).message(
         "the target's name must be lower-case letters, digits, '-' and '.', such as etl-secrets, and begin and end with a letter or digit",
     )
+}
+
+/// What can't be set on a target that is someone else's.
+pub(crate) fn merge_rule(set: &str, field: &str) -> Rule {
+    Rule::new(format!("!(has(self.creationPolicy) && self.creationPolicy == 'Merge' && {set})"))
+        .message(format!("{field} can't be set under creationPolicy Merge: the target is someone else's").as_str())
+}
+
+/// Fields that only templates have a use for.
+pub(crate) fn template_rule() -> Rule {
+    Rule::new("has(self.data) || !(has(self.mergePolicy) || has(self.delimiters))")
+        .message("template.mergePolicy and template.delimiters go with template.data")
 }
 
 /// Go's duration syntax without sign: `500ms`, `30s`, `1h30m`. So few digits that no sum of them overflows, which

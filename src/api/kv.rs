@@ -1,14 +1,18 @@
 //! `PrefectKV`: variables that become a ConfigMap.
 
+use std::collections::BTreeMap;
+
 use kube::core::Duration as GoDuration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata, WorkspaceRef,
-    duration_schema, interval_rule, key_rule, name_rule,
+    CreationPolicy, Decoding, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata,
+    WorkspaceRef, duration_schema, interval_rule, key_rule, merge_rule, name_rule, template_rule,
 };
+use super::data_from::{KVDataFrom, MAX_SOURCES};
+use super::target::{ConfigMapFormat, Delimiters, MAX_RESTARTS, MAX_TEMPLATES, MergePolicy, Restart, Templates};
 
 /// Prefect variables that become one ConfigMap. It reads variables only, so that nothing secret ends in a
 /// ConfigMap.
@@ -31,14 +35,20 @@ use super::common::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.data) || has(self.dataFrom)").message("set spec.data, spec.dataFrom, or both"))]
 pub struct PrefectKVSpec {
     /// Which workspace to read from. Default: the PrefectWorkspace `default` of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_ref: Option<WorkspaceRef>,
     /// What to read, one key of the ConfigMap each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = MAX_ENTRIES))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["configMapKey".into()]))]
     pub data: Vec<KVEntry>,
+    /// Many entries at once. Later items override earlier ones, and data overrides dataFrom.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = MAX_SOURCES))]
+    pub data_from: Vec<KVDataFrom>,
     /// The ConfigMap to write. Default: one of the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ConfigMapTarget>,
@@ -48,6 +58,12 @@ pub struct PrefectKVSpec {
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = interval_rule())]
     pub refresh_interval: Option<GoDuration>,
+    /// Workloads to restart when the content of the target changed; never because the operator was restarted or this was
+    /// added. The operator needs the roles of deploy/manifests/11-restarts.yaml.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_RESTARTS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
+    pub restart: Vec<Restart>,
     /// While true nothing is read or written for this object, and its ConfigMap stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -71,6 +87,9 @@ pub struct KVEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub default: Option<String>,
+    /// How the value is written in Prefect; a default is taken as it is. Default: None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoding: Option<Decoding>,
 }
 
 /// A variable, or a part of one.
@@ -90,6 +109,10 @@ pub struct KVRemoteRef {
 /// The ConfigMap to write.
 #[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = merge_rule("has(self.immutable)", "immutable"),
+    validation = merge_rule("has(self.template) && has(self.template.metadata)", "template.metadata")
+)]
 pub struct ConfigMapTarget {
     /// Its name. Default: the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,16 +125,37 @@ pub struct ConfigMapTarget {
     /// What happens to a key when Prefect confirms that its value is gone. Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
+    /// When true, Kubernetes refuses every change of the data; the operator then replaces the whole ConfigMap when the
+    /// content changes. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immutable: Option<bool>,
+    /// How the entries are laid out. Default: plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<ConfigMapFormat>,
     /// Its labels and annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<ConfigMapTemplate>,
 }
 
 /// What the ConfigMap looks like besides its data.
-#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = template_rule())]
 pub struct ConfigMapTemplate {
     /// Labels and annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<TemplateMetadata>,
+    /// Templates in the language of Jinja, by key of the target: entries are variables there, {{ DB_PASSWORD }}, or
+    /// {{ data["tls.crt"] }} where the name is no identifier. Besides: if, for, and the filters urlencode, tojson,
+    /// fromjson, b64encode, b64decode, quote, upper, lower, trim and default. Nothing is escaped unasked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = MAX_TEMPLATES))]
+    pub data: Templates,
+    /// Replace: only what the templates make is in the target. Merge: the entries are, too. Default: Replace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_policy: Option<MergePolicy>,
+    /// Braces for {{ x }}, Brackets for [[ x ]], [% if x %] and [# comment #]: Helm takes braces for its own.
+    /// Default: Braces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiters: Option<Delimiters>,
 }

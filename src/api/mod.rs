@@ -10,13 +10,17 @@
 #![allow(rustdoc::bare_urls)]
 
 mod common;
+mod data_from;
 mod kv;
 mod secret;
+mod target;
 mod workspace;
 
 pub use common::*;
+pub use data_from::*;
 pub use kv::*;
 pub use secret::*;
+pub use target::*;
 pub use workspace::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -37,11 +41,17 @@ pub const OFFER_WORKSPACE: &str = "workspace";
 pub const OWNED_BY_LABEL: &str = "prefect-sync.dev/owned-by";
 /// Annotation on every target: `KIND/NAME` of the object that owns it.
 pub const OWNER_ANNOTATION: &str = "prefect-sync.dev/owner";
-/// Annotation by which an existing Secret or ConfigMap accepts an object (`KIND/NAME`) as its new owner.
+/// Annotation by which an existing Secret or ConfigMap accepts an object (`KIND/NAME`, several separated by commas) as
+/// its new owner, or under Merge its keys.
 pub const ACCEPTS_ANNOTATION: &str = "prefect-sync.dev/accepts";
 /// Annotation on a target: which labels and annotations came from `template.metadata`, so that those that are
 /// taken out of the template can be removed again.
 pub const TEMPLATE_ANNOTATION: &str = "prefect-sync.dev/template-metadata";
+
+/// Annotation on an object: another value than the one before has its keys read at once.
+pub const REFRESH_ANNOTATION: &str = "prefect-sync.dev/refresh";
+/// Annotation in the pod template of a workload that was restarted: for which object and revision.
+pub const RESTARTED_ANNOTATION: &str = "prefect-sync.dev/restarted-for";
 
 /// All definitions, by file name.
 #[must_use]

@@ -1,13 +1,17 @@
 //! `PrefectSecret`: blocks (and variables) that become a Secret.
 
+use std::collections::BTreeMap;
+
 use kube::core::Duration as GoDuration;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::common::{
-    CreationPolicy, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata, WorkspaceRef,
-    duration_schema, interval_rule, key_rule, name_rule,
+    CreationPolicy, Decoding, DeletionPolicy, KEY_PATTERN, MAX_ENTRIES, NAME_PATTERN, SyncStatus, TemplateMetadata,
+    WorkspaceRef, block_type_rule, duration_schema, interval_rule, key_rule, merge_rule, name_rule, template_rule,
 };
+use super::data_from::{MAX_SOURCES, SecretDataFrom};
+use super::target::{Delimiters, MAX_RESTARTS, MAX_TEMPLATES, MergePolicy, Restart, SecretFormat, Templates};
 
 /// Prefect blocks and variables that become one Secret.
 #[derive(CustomResource, Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
@@ -29,14 +33,20 @@ use super::common::{
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.data) || has(self.dataFrom)").message("set spec.data, spec.dataFrom, or both"))]
 pub struct PrefectSecretSpec {
     /// Which workspace to read from. Default: the PrefectWorkspace `default` of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_ref: Option<WorkspaceRef>,
     /// What to read, one key of the Secret each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = MAX_ENTRIES))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["secretKey".into()]))]
     pub data: Vec<SecretEntry>,
+    /// Many entries at once. Later items override earlier ones, and data overrides dataFrom.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = MAX_SOURCES))]
+    pub data_from: Vec<SecretDataFrom>,
     /// The Secret to write. Default: one of the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<SecretTarget>,
@@ -46,6 +56,12 @@ pub struct PrefectSecretSpec {
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = interval_rule())]
     pub refresh_interval: Option<GoDuration>,
+    /// Workloads to restart when the content of the target changed; never because the operator was restarted or this was
+    /// added. The operator needs the roles of deploy/manifests/11-restarts.yaml.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_RESTARTS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]
+    pub restart: Vec<Restart>,
     /// While true nothing is read or written for this object, and its Secret stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -69,6 +85,9 @@ pub struct SecretEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub default: Option<String>,
+    /// How the value is written in Prefect; a default is taken as it is. Default: None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoding: Option<Decoding>,
 }
 
 /// A block, or a field of one, or a variable.
@@ -86,7 +105,7 @@ pub struct SecretRemoteRef {
     /// The block's type as in its address, such as `aws-credentials`. Default: `secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("remoteRef.blockType must be the type's name in its address, such as aws-credentials: lower-case letters, digits and '-'"))]
+    #[x_kube(validation = block_type_rule("remoteRef.blockType"))]
     pub block_type: Option<String>,
     /// The variable's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +122,12 @@ pub struct SecretRemoteRef {
 /// The Secret to write.
 #[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.format) && has(self.format.dockerConfigJson) && has(self.template) && has(self.template.type) && self.template.type != 'kubernetes.io/dockerconfigjson')").message("format dockerConfigJson makes a Secret of type kubernetes.io/dockerconfigjson: leave template.type out"),
+    validation = merge_rule("has(self.template) && has(self.template.type)", "template.type"),
+    validation = merge_rule("has(self.immutable)", "immutable"),
+    validation = merge_rule("has(self.template) && has(self.template.metadata)", "template.metadata")
+)]
 pub struct SecretTarget {
     /// Its name. Default: the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +140,13 @@ pub struct SecretTarget {
     /// What happens to a key when Prefect confirms that its value is gone. Default: Retain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
+    /// When true, Kubernetes refuses every change of the data; the operator then replaces the whole Secret when the
+    /// content changes. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immutable: Option<bool>,
+    /// How the entries are laid out. Default: plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<SecretFormat>,
     /// Its type, labels and annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<SecretTemplate>,
@@ -123,6 +155,7 @@ pub struct SecretTarget {
 /// What the Secret looks like besides its data.
 #[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = template_rule())]
 pub struct SecretTemplate {
     /// The Secret's type. Default: Opaque. Of Kubernetes' own types only kubernetes.io/dockerconfigjson, tls,
     /// basic-auth and ssh-auth are allowed, as the others give power over the cluster. A change replaces the Secret.
@@ -133,4 +166,17 @@ pub struct SecretTemplate {
     /// Labels and annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<TemplateMetadata>,
+    /// Templates in the language of Jinja, by key of the target: entries are variables there, {{ DB_PASSWORD }}, or
+    /// {{ data["tls.crt"] }} where the name is no identifier. Besides: if, for, and the filters urlencode, tojson,
+    /// fromjson, b64encode, b64decode, quote, upper, lower, trim and default. Nothing is escaped unasked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = MAX_TEMPLATES))]
+    pub data: Templates,
+    /// Replace: only what the templates make is in the target. Merge: the entries are, too. Default: Replace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_policy: Option<MergePolicy>,
+    /// Braces for {{ x }}, Brackets for [[ x ]], [% if x %] and [# comment #]: Helm takes braces for its own.
+    /// Default: Braces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiters: Option<Delimiters>,
 }

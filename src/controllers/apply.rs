@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
 use super::MANAGER;
 use super::errors::{Error, refusal};
@@ -20,11 +20,11 @@ pub enum Applied {
     Refused(String),
 }
 
-/// Carries out `action`.
+/// Carries out `action`; `manager` is the field manager of the object's keys under Merge.
 ///
 /// # Errors
 /// When the API server could not be asked, or failed.
-pub async fn apply<T: TargetKind>(api: &Api<T>, action: &TargetAction) -> Result<Applied, Error> {
+pub async fn apply<T: TargetKind>(api: &Api<T>, action: &TargetAction, manager: &str) -> Result<Applied, Error> {
     match action {
         TargetAction::Keep => Ok(Applied::Done(None)),
         TargetAction::Create(manifest) => create(api, manifest).await,
@@ -37,6 +37,7 @@ pub async fn apply<T: TargetKind>(api: &Api<T>, action: &TargetAction) -> Result
             outcome("replacing", manifest, written.map(|target| version_of(target.meta())))
         }
         TargetAction::Recreate { manifest, version } => recreate(api, manifest, version).await,
+        TargetAction::Merge { manifest, version } => merge(api, manifest, version, manager).await,
         TargetAction::Delete { name, version } => delete(api, name, version).await,
     }
 }
@@ -53,6 +54,27 @@ async fn recreate<T: TargetKind>(api: &Api<T>, manifest: &Manifest, version: &Ve
         Applied::Done(_) => create(api, manifest).await,
         other => Ok(other),
     }
+}
+
+/// Applies the object's keys, as a field manager of the object's own, to the version that was seen and no other; keys of
+/// its that are not in the manifest go.
+///
+/// # Errors
+/// When the API server could not be asked, or failed.
+pub async fn merge<T: TargetKind>(
+    api: &Api<T>,
+    manifest: &Manifest,
+    version: &Version,
+    manager: &str,
+) -> Result<Applied, Error> {
+    let mut target = T::from_manifest(manifest);
+    let metadata = target.meta_mut();
+    // To a target that is gone a plain apply would be a creation; with a UID it is a conflict.
+    metadata.uid = Some(version.uid.clone());
+    metadata.resource_version = Some(version.resource_version.clone());
+    let parameters = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
+    let written = api.patch(&manifest.name, &parameters, &Patch::Apply(&target)).await;
+    outcome("merging keys into", manifest, written.map(|target| version_of(target.meta())))
 }
 
 async fn create<T: TargetKind>(api: &Api<T>, manifest: &Manifest) -> Result<Applied, Error> {

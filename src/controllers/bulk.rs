@@ -137,6 +137,7 @@ fn is_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, target: Ta
         && plan.status == previous
         && plan.events.is_empty()
         && plan.remove.is_none()
+        && plan.rollouts.is_empty()
         && plan.requeue_after.is_none();
     if nothing_to_do {
         let version = Version { uid: target.uid, resource_version: target.resource_version };

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
+use super::leaving::Merging;
 use super::{MANAGER, Options};
 use crate::api::SyncStatus;
 use crate::sync::object::WorkspaceKey;
@@ -47,6 +48,8 @@ pub struct Context {
     pub tries: Memory<Dependent, u32>,
     /// Failed tries in a row, of workspaces.
     pub workspace_tries: Memory<WorkspaceKey, u32>,
+    /// Objects with keys in targets of others.
+    pub merging: Merging,
     /// When this process began.
     pub started: Timestamp,
     /// What is counted.
@@ -68,6 +71,7 @@ impl Context {
             statuses: Memory::default(),
             tries: Memory::default(),
             workspace_tries: Memory::default(),
+            merging: Merging::default(),
             started: Timestamp::now(),
             metrics,
         }
@@ -79,6 +83,7 @@ impl Context {
         self.written.remove(dependent);
         self.statuses.remove(dependent);
         self.tries.remove(dependent);
+        self.merging.forget(dependent);
     }
 
     /// Publishes Events. One that can't be published is logged; it fails nothing.

@@ -1,5 +1,6 @@
 //! What differs between the two kinds, and nothing else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use k8s_openapi::ByteString;
@@ -79,19 +80,27 @@ impl SyncKind for PrefectKV {
 impl TargetKind for Secret {
     fn from_manifest(manifest: &Manifest) -> Self {
         let data = manifest.data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect();
-        Self { metadata: metadata(manifest), type_: manifest.r#type.clone(), data: Some(data), ..Self::default() }
+        Self {
+            metadata: metadata(manifest),
+            type_: manifest.r#type.clone(),
+            data: Some(data),
+            immutable: manifest.immutable.then_some(true),
+            ..Self::default()
+        }
     }
 
     fn into_target(self) -> Target {
         let data =
             self.data.into_iter().flatten().map(|(key, ByteString(value))| (key, Zeroizing::new(value))).collect();
-        Target { r#type: self.type_, data, immutable: self.immutable == Some(true), ..target(self.metadata) }
+        let managers = managers(&self.metadata);
+        Target { r#type: self.type_, data, immutable: self.immutable == Some(true), managers, ..target(self.metadata) }
     }
 }
 
 impl TargetKind for ConfigMap {
     fn from_manifest(manifest: &Manifest) -> Self {
-        let mut map = Self { metadata: metadata(manifest), ..Self::default() };
+        let immutable = manifest.immutable.then_some(true);
+        let mut map = Self { metadata: metadata(manifest), immutable, ..Self::default() };
         for (key, value) in &manifest.data {
             match String::from_utf8(value.to_vec()) {
                 Ok(text) => map.data.get_or_insert_default().insert(key.clone(), text).is_none(),
@@ -109,7 +118,8 @@ impl TargetKind for ConfigMap {
         let binary =
             self.binary_data.into_iter().flatten().map(|(key, ByteString(value))| (key, Zeroizing::new(value)));
         let data = text.chain(binary).collect();
-        Target { data, immutable: self.immutable == Some(true), ..target(self.metadata) }
+        let managers = managers(&self.metadata);
+        Target { data, immutable: self.immutable == Some(true), managers, ..target(self.metadata) }
     }
 }
 
@@ -117,12 +127,30 @@ fn metadata(manifest: &Manifest) -> ObjectMeta {
     ObjectMeta {
         name: Some(manifest.name.clone()),
         namespace: Some(manifest.namespace.clone()),
-        labels: Some(manifest.labels.clone()),
-        annotations: Some(manifest.annotations.clone()),
-        owner_references: Some(manifest.owners.clone()),
-        finalizers: Some(manifest.finalizers.clone()),
+        labels: some(&manifest.labels),
+        annotations: some(&manifest.annotations),
+        owner_references: some(&manifest.owners),
+        finalizers: some(&manifest.finalizers),
         ..ObjectMeta::default()
     }
+}
+
+/// What is empty is not said: an apply would claim it.
+fn some<T: Clone + Default + PartialEq>(value: &T) -> Option<T> {
+    (*value != T::default()).then(|| value.clone())
+}
+
+/// Which keys of the data belong to which field manager.
+pub(super) fn managers(metadata: &ObjectMeta) -> BTreeMap<String, BTreeSet<String>> {
+    let mut managers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for entry in metadata.managed_fields.iter().flatten() {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        let of = |field: &str| fields.and_then(|fields| fields.get(field)?.as_object());
+        let keys = ["f:data", "f:binaryData"].into_iter().filter_map(of).flat_map(|keys| keys.keys());
+        let keys = keys.filter_map(|key| key.strip_prefix("f:").map(str::to_owned));
+        managers.entry(entry.manager.clone().unwrap_or_default()).or_default().extend(keys);
+    }
+    managers
 }
 
 fn target(metadata: ObjectMeta) -> Target {

@@ -4,6 +4,7 @@
 //! - [`objects`] reconciles them; `bulk` compares many of them with their targets at once, as after a start;
 //!   [`apply`] carries out a plan's target action; [`targets`] watches targets as
 //!   metadata, by label, and wakes the object of one that someone else changed.
+//! - `rollout` restarts workloads; [`leaving`] takes the keys of objects that are gone out of targets of others.
 //! - [`workspaces`] reconciles PrefectWorkspaces: gathers credentials and puts the session into that state.
 //! - `watching` is what all watches have in common when they fail.
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
@@ -17,7 +18,9 @@ pub mod context;
 pub mod credentials;
 pub mod errors;
 pub mod kind;
+pub mod leaving;
 pub mod objects;
+mod rollout;
 pub mod status;
 pub mod targets;
 mod wakers;

@@ -1,6 +1,7 @@
 //! Reconciles PrefectSecrets and PrefectKVs: gather, plan, apply, status.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,18 +16,19 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Applied, apply, delete};
+use super::apply::{Applied, apply, delete, merge};
 use super::bulk;
 use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
 use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, Workspace, place};
 use super::wakers::KindWoken;
 use super::watching::{self, Patience};
-use super::{Cache, Scope, now, on, status};
-use crate::api::{OWNER_ANNOTATION, SyncStatus};
+use super::{Cache, Scope, leaving, now, on, rollout, status};
+use crate::api::{OWNER_ANNOTATION, REFRESH_ANNOTATION, SyncStatus};
 use crate::sync::conditions;
 use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView};
-use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Target, TargetAction, Timestamp};
+use crate::sync::target::merger;
+use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Removal, Target, TargetAction, Timestamp};
 use crate::workspace::Observation;
 
 /// Reconciles under way at once, of one kind and scope.
@@ -65,7 +67,10 @@ pub(super) fn spawn<K: SyncKind>(
         .modify(watching::slim)
         .reflect(writer)
         .inspect_ok(move |event| match event {
-            Event::Delete(object) => forgetting.forget(&dependent(object)),
+            Event::Delete(object) => {
+                forgetting.forget(&dependent(object));
+                leave(&forgetting, object);
+            }
             // Now the cache has what was written.
             Event::Apply(object) => forgetting
                 .statuses
@@ -86,7 +91,7 @@ pub(super) fn spawn<K: SyncKind>(
             _ => {}
         })
         .applied_objects()
-        .predicate_filter(predicates::generation, PredicateConfig::default());
+        .predicate_filter(asked_for, PredicateConfig::default());
     let shared = Arc::new(Shared {
         context: context.clone(),
         workspaces: workspaces.store.clone(),
@@ -99,6 +104,11 @@ pub(super) fn spawn<K: SyncKind>(
         .reconcile_on(UnboundedReceiverStream::new(woken.each))
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile::<K>, error_policy::<K>, shared.clone());
+    let (sweeping, of, is_listed) = (shared.clone(), scope.clone(), listed.clone());
+    tokio::spawn(async move {
+        is_listed.cancelled().await;
+        leaving::sweep(&sweeping, &of).await;
+    });
     bulk::spawn(tasks, shared, woken.many, woken.back, targets_listed, shutdown);
     let needed = [listed.clone(), workspaces.listed.clone()];
     watching::spawn(tasks, controller, needed, shutdown.clone());
@@ -115,6 +125,13 @@ fn announce<K: SyncKind>(context: &Context, object: &Guarded<K>) {
             let _ = context.workspaces.observe(&object, &resource.status().cloned().unwrap_or_default());
         }
     }
+}
+
+/// What a user changes: the spec, or the annotation that asks for a refresh.
+fn asked_for<K: SyncKind>(object: &Guarded<K>) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    (predicates::generation(object), object.annotations().get(REFRESH_ANNOTATION)).hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 pub(super) fn dependent<K: SyncKind>(object: &Guarded<K>) -> Dependent {
@@ -147,8 +164,21 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
     // It may have been deleted while it was worked on, and nobody would forget it any more.
     if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
         shared.context.forget(&dependent(&object));
+        leave(&shared.context, &object);
     }
     done
+}
+
+/// An object under Merge that is gone takes its keys with it.
+fn leave<K: SyncKind>(context: &Context, object: &Guarded<K>) {
+    let Ok(resource) = &object.0 else { return };
+    let object = resource.object();
+    if object.is_merge() {
+        let client = context.client.clone();
+        tokio::spawn(async move {
+            leaving::leave::<K>(&client, &object.id.namespace, &object.target_name, &object.uid).await;
+        });
+    }
 }
 
 async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Result<Action, Error> {
@@ -165,7 +195,10 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
     let api: Api<K::Target> = Api::namespaced(context.client.clone(), &object.id.namespace);
     // A target that was never written is created without a look: the API server finds the conflict.
     let conflict = |ready: &Condition| ready.reason == Reason::TargetConflict.as_str();
-    let mut look = previous.target.is_some() || conditions::ready(&previous.conditions).is_some_and(conflict);
+    let mut look =
+        object.is_merge() || previous.target.is_some() || conditions::ready(&previous.conditions).is_some_and(conflict);
+    context.merging.note(&object);
+    let mut previous = previous;
     for _ in 0..MOST_PLANS {
         let gathered = shared.gather(&object, &previous);
         let (mut target, mut old_target) = (None, None);
@@ -179,7 +212,12 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
                 old_target = get(&api, name).await?;
             }
         }
-        let plan = plan::plan(&gathered.observed(target.as_ref(), old_target.as_ref()), now());
+        let mut plan = plan::plan(&gathered.observed(target.as_ref(), old_target.as_ref()), now());
+        drop(gathered);
+        if let Some(intent) = &plan.intent {
+            write_status(resource, &object, intent, context).await?;
+            previous = intent.clone();
+        }
         match carry_out(&api, &object, &plan, target.as_ref(), context).await? {
             Applied::Outdated => look = true,
             Applied::Refused(why) => {
@@ -189,6 +227,8 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
                 return Ok(Action::requeue(delay));
             }
             Applied::Done(_) => {
+                let rolled = rollout::carry_out(&context.client, &object.id.namespace, &plan.rollouts).await;
+                plan.rolled(&rolled, &object, &previous, now());
                 let action = plan.requeue_after.map_or_else(Action::await_change, Action::requeue);
                 finish(resource, &object, &previous, plan, context).await?;
                 context.tries.remove(&object.id);
@@ -227,6 +267,7 @@ pub(super) struct Gathered<'a> {
     readings: BTreeMap<RemoteKey, Reading>,
     written: Option<Version>,
     started: Timestamp,
+    refreshed: Option<String>,
 }
 
 impl<K: SyncKind> Shared<K> {
@@ -246,6 +287,7 @@ impl<K: SyncKind> Shared<K> {
             workspace_exists,
             others,
             readings: observation.as_mut().map(|seen| std::mem::take(&mut seen.readings)).unwrap_or_default(),
+            refreshed: observation.as_mut().and_then(|seen| seen.refreshed.take()),
             observation,
             written: self.context.written.get(&object.id),
             started: self.context.started,
@@ -274,6 +316,7 @@ impl Gathered<'_> {
             old_target,
             written: self.written.as_ref(),
             started: self.started,
+            refreshed: self.refreshed.as_deref(),
         }
     }
 }
@@ -293,7 +336,8 @@ async fn carry_out<T: TargetKind>(
     seen: Option<&Target>,
     context: &Context,
 ) -> Result<Applied, Error> {
-    let applied = apply(api, &plan.target).await?;
+    let manager = merger(&object.uid);
+    let applied = apply(api, &plan.target, &manager).await?;
     let Applied::Done(version) = &applied else { return Ok(applied) };
     match (&plan.target, version, seen) {
         (TargetAction::Delete { .. }, _, _) => {
@@ -320,10 +364,11 @@ async fn carry_out<T: TargetKind>(
         }
         tracing::info!(object = %object.id, wrote = %object.target_display(), action = plan.target.name(), "wrote target");
     }
-    if let Some((name, version)) = &plan.remove {
-        return delete(api, name, version).await;
+    match &plan.remove {
+        Some(Removal::Delete(name, version)) => delete(api, name, version).await,
+        Some(Removal::Leave(manifest, version)) => merge(api, manifest, version, &manager).await,
+        None => Ok(applied),
     }
-    Ok(applied)
 }
 
 async fn get<T: TargetKind>(api: &Api<T>, name: &str) -> Result<Option<Target>, Error> {
@@ -342,24 +387,34 @@ async fn finish<K: SyncKind>(
     context: &Context,
 ) -> Result<(), Error> {
     if plan.status != *previous {
-        let written = status::write::<K, _>(&context.client, resource.meta(), &plan.status).await?;
-        let (mut older, cached) = (Vec::new(), resource.resource_version().unwrap_or_default());
-        if let Some(before) = context.statuses.get(&object.id) {
-            older = before.older;
-            older.push(before.version);
-        } else {
-            older.push(cached);
-        }
-        match written {
-            // Nothing changed after all, or the object is gone.
-            Some(version) if !older.contains(&version) => {
-                context.statuses.set(&object.id, WrittenStatus { older, version, status: plan.status.clone() });
-            }
-            _ => {}
-        }
-        // What the target holds now counts when keys vanish.
-        context.workspaces.note(object, &plan.status);
+        write_status(resource, object, &plan.status, context).await?;
     }
     context.publish(plan.events, &resource.object_ref(&())).await;
+    Ok(())
+}
+
+async fn write_status<K: SyncKind>(
+    resource: &K,
+    object: &Object,
+    status: &SyncStatus,
+    context: &Context,
+) -> Result<(), Error> {
+    let written = status::write::<K, _>(&context.client, resource.meta(), status).await?;
+    let (mut older, cached) = (Vec::new(), resource.resource_version().unwrap_or_default());
+    if let Some(before) = context.statuses.get(&object.id) {
+        older = before.older;
+        older.push(before.version);
+    } else {
+        older.push(cached);
+    }
+    match written {
+        // Nothing changed after all, or the object is gone.
+        Some(version) if !older.contains(&version) => {
+            context.statuses.set(&object.id, WrittenStatus { older, version, status: status.clone() });
+        }
+        _ => {}
+    }
+    // What the target holds now counts when keys vanish.
+    context.workspaces.note(object, status);
     Ok(())
 }

@@ -19,6 +19,7 @@ use super::watching::{Failures, Patience};
 use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
 use crate::sync::Dependent;
 use crate::sync::plan::Version;
+use crate::sync::target::merged_label;
 
 /// How long the first list may keep objects waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +37,8 @@ where
     T: TargetKind,
 {
     let api: Api<PartialObjectMeta<T>> = scope.api(context.client.clone());
-    let config = watcher::Config::default().labels(&selector::<K>());
+    let selector = format!("{OWNED_BY_LABEL} in ({},{})", K::KIND.as_str(), merged_label(K::KIND));
+    let config = watcher::Config::default().labels(&selector);
     let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
     let first_list = CancellationToken::new();
     let listed_once = first_list.clone();
@@ -70,7 +72,7 @@ where
     listed_once
 }
 
-/// The label of all targets of a kind.
+/// The label of all targets that belong to objects of a kind.
 pub(super) fn selector<K: SyncKind>() -> String {
     format!("{OWNED_BY_LABEL}={}", K::KIND.as_str())
 }
@@ -89,14 +91,14 @@ fn handle<K: SyncKind, T: TargetKind>(
             Vec::new()
         }
         Event::InitApply(target) => {
-            let owner = owner::<K, _>(&target);
+            let mut seen = seen::<K, T>(context, &target);
             // In the first list all are new to us: their objects are woken by their sessions, and compared then.
-            let is_new = is_first_list && owner.as_ref().is_some_and(|owner| context.written.get(owner).is_none());
-            listed.extend(owner);
-            if is_new { Vec::new() } else { seen::<K, T>(context, &target) }
+            seen.retain(|owner| !is_first_list || context.written.get(owner).is_some());
+            listed.extend(owners::<K, _>(context, &target));
+            seen
         }
         Event::Apply(target) => seen::<K, T>(context, &target),
-        Event::Delete(target) => owner::<K, _>(&target).into_iter().collect(),
+        Event::Delete(target) => owners::<K, _>(context, &target),
         // Deleted while we were not watching.
         Event::InitDone => {
             let listed = std::mem::take(listed);
@@ -107,14 +109,21 @@ fn handle<K: SyncKind, T: TargetKind>(
     }
 }
 
-/// The owner of a target that is not as this process left it.
+/// The owners of a target that is not as this process left it for them.
 fn seen<K: SyncKind, T: TargetKind>(context: &Context, target: &PartialObjectMeta<T>) -> Vec<Dependent> {
-    let Some(owner) = owner::<K, _>(target) else { return Vec::new() };
     let version = Version {
         uid: target.uid().unwrap_or_default(),
         resource_version: target.resource_version().unwrap_or_default(),
     };
-    if context.written.get(&owner) == Some(version) { Vec::new() } else { vec![owner] }
+    let mut owners = owners::<K, _>(context, target);
+    owners.retain(|owner| context.written.get(owner).as_ref() != Some(&version));
+    owners
+}
+
+/// The object that a target belongs to, and those that have keys in it.
+fn owners<K: SyncKind, R: ResourceExt>(context: &Context, target: &R) -> Vec<Dependent> {
+    let merged = context.merging.of(K::KIND, &target.namespace().unwrap_or_default(), &target.name_any());
+    owner::<K, R>(target).into_iter().chain(merged).collect()
 }
 
 /// The object that a target belongs to, by its annotation or else by its owner reference.

@@ -10,11 +10,16 @@ use tokio::sync::watch;
 use super::answer::Answer;
 use super::budget::Lane;
 use super::transport::{Connection, Transport};
-use super::wire::{BlockFilter, BlockTypeFilter, BlockWire, NameWire, SlugWire, VariableFilter, VariableWire};
+use super::wire::{
+    BlockFilter, BlockTypeFilter, BlockWire, NameWire, Named as _, SlugWire, VariableFilter, VariableWire,
+};
 use super::{ApiUrl, Block, Error, ErrorKind, Variable};
 
 /// The most names that one request asks for, and the most that a listing gives. Prefect's limit.
 pub const MAX_NAMES: usize = 200;
+
+/// The most documents that a listing goes through; more are too many to read at each refresh.
+pub const MAX_LISTED: usize = 10_000;
 
 const NO_BLOCK: &str = "Block document not found";
 const NO_BLOCK_TYPE: &str = "Block type not found";
@@ -135,6 +140,57 @@ impl Client {
             }
         }
         Ok(blocks)
+    }
+
+    /// All blocks of one type whose name is wanted, secrets included: one request per [`MAX_NAMES`] blocks of the
+    /// type. Where others come and go meanwhile, one may be missing: that is no proof that it is gone. `None` if there
+    /// are more than [`MAX_LISTED`].
+    ///
+    /// # Errors
+    /// As all.
+    pub async fn list_blocks(
+        &self,
+        block_type: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<Vec<Block>>, Error> {
+        let doing = format!("list blocks of type {block_type:?}");
+        let slug = [block_type];
+        let mut blocks = Vec::new();
+        for offset in (0..MAX_LISTED).step_by(MAX_NAMES) {
+            let answer = self.filter(&doing, "block_documents", &BlockFilter::page(&slug, offset)).await?;
+            let wires: Vec<BlockWire<'_>> = self.transport.parse(&doing, &answer)?;
+            let is_last = wires.len() < MAX_NAMES;
+            for wire in wires.into_iter().filter(|wire| wanted(wire.name())) {
+                blocks.push(self.block_of(&doing, wire)?);
+            }
+            if is_last {
+                return Ok(Some(blocks));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All variables that have all of `tags` and whose name is wanted, as [`Client::list_blocks`] does.
+    ///
+    /// # Errors
+    /// As all.
+    pub async fn list_variables(
+        &self,
+        tags: &[String],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<Vec<Variable>>, Error> {
+        let doing = "list variables";
+        let mut variables = Vec::new();
+        for offset in (0..MAX_LISTED).step_by(MAX_NAMES) {
+            let answer = self.filter(doing, "variables", &VariableFilter::page(tags, offset)).await?;
+            let wires: Vec<VariableWire<'_>> = self.transport.parse(doing, &answer)?;
+            let is_last = wires.len() < MAX_NAMES;
+            variables.extend(wires.into_iter().filter(|wire| wanted(wire.name())).map(Variable::from));
+            if is_last {
+                return Ok(Some(variables));
+            }
+        }
+        Ok(None)
     }
 
     /// One block by type and name, secrets included. `None` only where Prefect says in its exact

@@ -34,6 +34,8 @@ pub struct Variable {
     pub value: Zeroizing<String>,
     /// Its id: events name it.
     pub id: Option<Uuid>,
+    /// Its tags.
+    pub tags: Vec<String>,
 }
 
 impl fmt::Debug for Block {
@@ -136,6 +138,26 @@ pub(crate) struct VariableWire<'a> {
     name: String,
     #[serde(borrow)]
     value: &'a RawValue,
+    #[serde(default)]
+    tags: Option<Vec<String>>,
+}
+
+/// What is listed and has a name.
+pub(crate) trait Named {
+    /// The name.
+    fn name(&self) -> &str;
+}
+
+impl Named for BlockWire<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Named for VariableWire<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 #[derive(Deserialize)]
@@ -181,7 +203,12 @@ impl TryFrom<BlockWire<'_>> for Block {
 
 impl From<VariableWire<'_>> for Variable {
     fn from(wire: VariableWire<'_>) -> Variable {
-        Variable { name: wire.name, value: Zeroizing::new(wire.value.get().to_owned()), id: wire.id.0 }
+        Variable {
+            name: wire.name,
+            value: Zeroizing::new(wire.value.get().to_owned()),
+            id: wire.id.0,
+            tags: wire.tags.unwrap_or_default(),
+        }
     }
 }
 
@@ -251,6 +278,11 @@ struct BySlug<'a> {
     slug: AnyOf<'a>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(offset: &usize) -> bool {
+    *offset == 0
+}
+
 /// Body of `POST block_documents/filter`.
 #[derive(Serialize)]
 pub(crate) struct BlockFilter<'a> {
@@ -260,6 +292,8 @@ pub(crate) struct BlockFilter<'a> {
     include_secrets: bool,
     sort: &'static str,
     limit: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    offset: usize,
 }
 
 impl<'a> BlockFilter<'a> {
@@ -272,6 +306,11 @@ impl<'a> BlockFilter<'a> {
         }
     }
 
+    /// A page of the documents of one type, with their secrets.
+    pub(crate) fn page(block_type: &'a [&'a str; 1], offset: usize) -> BlockFilter<'a> {
+        BlockFilter { include_secrets: true, offset, ..BlockFilter::first(block_type) }
+    }
+
     /// The first documents of one type, masked.
     pub(crate) fn first(block_type: &'a [&'a str; 1]) -> BlockFilter<'a> {
         BlockFilter {
@@ -280,27 +319,50 @@ impl<'a> BlockFilter<'a> {
             include_secrets: false,
             sort: "NAME_ASC",
             limit: super::MAX_NAMES,
+            offset: 0,
         }
     }
+}
+
+#[derive(Serialize)]
+struct AllOf<'a> {
+    all_: &'a [String],
+}
+
+#[derive(Serialize)]
+struct VariablesBy<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<AnyOf<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<AllOf<'a>>,
 }
 
 /// Body of `POST variables/filter`.
 #[derive(Serialize)]
 pub(crate) struct VariableFilter<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    variables: Option<ByName<'a>>,
+    variables: Option<VariablesBy<'a>>,
     sort: &'static str,
     limit: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    offset: usize,
 }
 
 impl<'a> VariableFilter<'a> {
     /// By exact names, or the first ones.
     pub(crate) fn new(names: Option<&'a [&'a str]>) -> VariableFilter<'a> {
         VariableFilter {
-            variables: names.map(|any_| ByName { name: AnyOf { any_ } }),
+            variables: names.map(|any_| VariablesBy { name: Some(AnyOf { any_ }), tags: None }),
             sort: "NAME_ASC",
             limit: super::MAX_NAMES,
+            offset: 0,
         }
+    }
+
+    /// A page of those that have all of these tags.
+    pub(crate) fn page(tags: &'a [String], offset: usize) -> VariableFilter<'a> {
+        let variables = (!tags.is_empty()).then_some(VariablesBy { name: None, tags: Some(AllOf { all_: tags }) });
+        VariableFilter { variables, offset, ..VariableFilter::new(None) }
     }
 }
 

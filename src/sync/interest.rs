@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::absence::is_delivered;
 use super::conditions::is_ready;
+use super::source::Selection;
 use super::{Object, RemoteKey};
 use crate::api::SyncStatus;
 
@@ -18,21 +19,37 @@ pub struct Interest {
     pub interval: Option<Duration>,
     /// Whether it is Ready in its present generation, so that an outage is no news to it until it is stale.
     pub well: bool,
+    /// The request to read its keys at once that was not heard yet.
+    pub refresh: Option<String>,
 }
 
 impl Interest {
-    /// What `object`, whose status is `status`, asks for.
+    /// What `object`, whose status is `status`, asks for: of what `find` finds, what its target holds.
     #[must_use]
     pub fn of(object: &Object, status: &SyncStatus) -> Self {
-        let delivered: HashSet<&str> =
-            status.entries.iter().filter(|entry| is_delivered(entry)).map(|entry| entry.key.as_str()).collect();
+        let delivered: HashSet<&str> = status
+            .entries
+            .iter()
+            .filter(|entry| entry.from.is_none() && is_delivered(entry))
+            .map(|entry| entry.key.as_str())
+            .collect();
         let mut keys: BTreeMap<RemoteKey, bool> = BTreeMap::new();
         for entry in &object.entries {
             *keys.entry(entry.remote.clone()).or_default() |= delivered.contains(entry.key.as_str());
         }
+        let found: HashSet<RemoteKey> = found(status).collect();
+        for source in &object.sources {
+            let remote = source.remote();
+            if let Selection::Find(query) = &source.selection {
+                let of_query = found.iter().filter(|key| key.block_type() == query.block_type.as_deref());
+                keys.extend(of_query.map(|key| (key.clone(), true)));
+            }
+            *keys.entry(remote.clone()).or_default() |= found.contains(&remote);
+        }
         let keys = keys.into_iter().collect();
         let well = is_ready(&status.conditions) && status.observed_generation == object.generation;
-        Self { keys, interval: object.refresh_interval, well }
+        let refresh = object.refresh.clone().filter(|token| status.last_handled_refresh.as_ref() != Some(token));
+        Self { keys, interval: object.refresh_interval, well, refresh }
     }
 
     /// Its keys.
@@ -46,4 +63,23 @@ impl Interest {
         let at = self.keys.binary_search_by(|(known, _)| known.cmp(key)).ok()?;
         Some(self.keys[at].1)
     }
+
+    /// Asks for one more key, of which the target holds nothing; whether it is new.
+    pub fn add(&mut self, key: &RemoteKey) -> bool {
+        match self.keys.binary_search_by(|(known, _)| known.cmp(key)) {
+            Ok(_) => false,
+            Err(at) => {
+                self.keys.insert(at, (key.clone(), false));
+                true
+            }
+        }
+    }
+}
+
+/// The blocks and variables of which `dataFrom` made entries that the target holds.
+pub fn found(status: &SyncStatus) -> impl Iterator<Item = RemoteKey> {
+    status
+        .found
+        .iter()
+        .flat_map(|found| found.names.iter().map(|name| RemoteKey::named(found.block_type.as_deref(), name.clone())))
 }

@@ -1,178 +1,284 @@
 //! What becomes of each entry: the design's table of absence and failure.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use zeroize::Zeroizing;
+
+use super::absence::is_delivered;
 use super::conditions::sentences;
+use super::interest::found;
+use super::layout::stands_alone;
 use super::plan::Observed;
 use super::reading::Failure;
 use super::resolve::Outcome;
-use super::target::{Data, Ownership, ownership};
-use super::{Entry, Reason};
+use super::target::{Ownership, Target, merger, ownership};
+use super::value::{Content, Form};
+use super::{Entry, Object, Reason, RemoteKey};
 use crate::api::{DeletionPolicy, EntryState, EntryStatus, Source};
 
 /// What became of one entry, while the plan is made.
 pub(super) struct Line {
     pub status: EntryStatus,
-    /// What stands in the target's data for it.
-    pub value: Option<zeroize::Zeroizing<Vec<u8>>>,
+    /// What stands in the target for it.
+    pub value: Option<Content>,
     /// Why the object is not Ready because of it.
     pub problem: Option<(Reason, String)>,
     /// Whether the target must stay as it is because of it.
     pub blocks: bool,
     /// Whether the target has it as asked for, once it is written.
     pub done: bool,
+    /// Whether the status always lists it: the spec names it.
+    pub listed: bool,
+    /// What it was found in; for entries of `dataFrom`.
+    pub member: Option<RemoteKey>,
+}
+
+/// What the target holds of an entry.
+enum Held {
+    /// Nothing.
+    Nothing,
+    /// This.
+    Alone(Zeroizing<Vec<u8>>),
+    /// Something that stands in it together with others, so that it can't be kept alone.
+    Inside,
+}
+
+/// Keys of the target that are this object's, with what they hold.
+pub(super) type Current<'a> = BTreeMap<&'a str, &'a Zeroizing<Vec<u8>>>;
+
+/// What is observed, looked up once.
+pub(super) struct Scene<'a> {
+    pub observed: &'a Observed<'a>,
+    /// What targets of this object hold now: the target, or else the one before a rename.
+    pub current: Option<Current<'a>>,
+    /// What `dataFrom` made entries of that the target holds.
+    pub found: HashSet<RemoteKey>,
+    /// The entries of `data` as they stood.
+    before: HashMap<&'a str, &'a EntryStatus>,
+}
+
+impl<'a> Scene<'a> {
+    pub fn new(observed: &'a Observed<'a>) -> Self {
+        let before = observed.previous.entries.iter();
+        Self {
+            observed,
+            current: current(observed),
+            found: found(observed.previous).collect(),
+            before: before.map(|entry| (entry.key.as_str(), entry)).collect(),
+        }
+    }
+
+    /// What the target holds of an entry, which `dataFrom` found in `member`.
+    fn held(&self, key: &str, member: Option<&RemoteKey>) -> Held {
+        let Some(current) = &self.current else { return Held::Nothing };
+        if stands_alone(self.observed.object, key) {
+            return current.get(key).map_or(Held::Nothing, |value| Held::Alone((*value).clone()));
+        }
+        let is_held = match member {
+            Some(member) => self.found.contains(member),
+            None => self.before.get(key).is_some_and(|before| is_delivered(before) || is_default(before)),
+        };
+        if is_held { Held::Inside } else { Held::Nothing }
+    }
+
+    fn was_removed(&self, key: &str) -> bool {
+        // Only the removal of a required key has a reason.
+        self.before.get(key).is_some_and(|before| before.state == EntryState::Absent && before.reason.is_some())
+    }
+}
+
+fn is_default(entry: &EntryStatus) -> bool {
+    entry.source == Some(Source::Default)
+}
+
+fn current<'a>(observed: &Observed<'a>) -> Option<Current<'a>> {
+    let target = [observed.target, observed.old_target]
+        .into_iter()
+        .flatten()
+        .find(|target| !matches!(ownership(observed.object, target), Ownership::Foreign(_)))?;
+    let ours = keys_of(observed.object, target);
+    Some(ours.map(|(key, value)| (key.as_str(), value)).collect())
+}
+
+/// The keys of a target that are the object's.
+pub(super) fn keys_of<'a>(
+    object: &Object,
+    target: &'a Target,
+) -> impl Iterator<Item = (&'a String, &'a Zeroizing<Vec<u8>>)> {
+    let merged = object.is_merge().then(|| target.managers.get(&merger(&object.uid)));
+    target.data.iter().filter(move |(key, _)| match merged {
+        Some(keys) => keys.is_some_and(|keys| keys.contains(*key)),
+        None => true,
+    })
 }
 
 /// What one entry comes to under the design's table of absence and failure.
-pub(super) fn line(observed: &Observed<'_>, entry: &Entry, outcome: Outcome, current: Option<&Data>) -> Line {
-    let held = current.and_then(|data| data.get(&entry.key)).cloned();
+pub(super) fn line(scene: &Scene<'_>, entry: &Entry, outcome: Outcome, member: Option<&RemoteKey>) -> Line {
+    let object = scene.observed.object;
+    let held = scene.held(&entry.key, member);
+    let is_held = !matches!(held, Held::Nothing);
     let status = |state, source, why: Option<(Reason, String)>| EntryStatus {
         key: entry.key.clone(),
         state,
         source,
+        from: member.map(ToString::to_string),
         reason: why.as_ref().map(|(reason, _)| reason.to_string()),
         message: why.map(|(_, message)| message),
     };
+    let line = |status, value: Option<Content>, problem: Option<(Reason, String)>| Line {
+        status,
+        done: problem.is_none(),
+        value,
+        problem,
+        blocks: false,
+        listed: false,
+        member: member.cloned(),
+    };
     let (reason, message, firm) = match outcome {
-        Outcome::Value { bytes, source } => {
-            let status = status(EntryState::Synced, Some(source), None);
-            return Line { status, value: Some(bytes), problem: None, blocks: false, done: true };
+        Outcome::Value { content, source } => {
+            return line(status(EntryState::Synced, Some(source), None), Some(content), None);
         }
         Outcome::Failed { reason, message } => {
-            let state = if held.is_some() { EntryState::Retained } else { EntryState::Failed };
+            let state = if is_held { EntryState::Retained } else { EntryState::Failed };
             let status = status(state, None, Some((reason, message.clone())));
-            return Line { status, value: held, problem: Some((reason, message)), blocks: true, done: false };
+            return Line { blocks: true, ..line(status, None, Some((reason, message))) };
         }
         Outcome::Absent { reason, message, firm } => (reason, message, firm),
     };
     let why = Some((reason, message.clone()));
     // Whose value it is that stays.
-    let source = previous_entry(observed, entry).and_then(|before| before.source);
+    let source = scene.before.get(entry.key.as_str()).and_then(|before| before.source);
     let alarm = (reason == Reason::KeysVanished).then(|| (reason, message.clone()));
-    let retained = |problem: Option<(Reason, String)>| Line {
-        status: status(EntryState::Retained, source, why.clone()),
-        value: held.clone(),
-        done: problem.is_none(),
-        problem,
-        blocks: false,
+    // What can't be kept alone keeps the whole target as it is.
+    let retained = |problem: Option<(Reason, String)>| {
+        let value = match &held {
+            Held::Alone(bytes) => Some(Content { bytes: bytes.clone(), form: Form::Kept }),
+            Held::Inside | Held::Nothing => None,
+        };
+        let blocks = value.is_none();
+        Line { blocks, ..line(status(EntryState::Retained, source, why.clone()), value, problem) }
     };
     // An absence that is not confirmed shrinks nothing and changes nothing that is there.
     if let Some(default) = &entry.default {
-        let value = Some(zeroize::Zeroizing::new(default.clone().into_bytes()));
-        if firm || held.is_none() || held == value {
+        let bytes = Zeroizing::new(default.clone().into_bytes());
+        let is_default_already = match &held {
+            Held::Alone(held) => *held == bytes,
+            Held::Inside => source == Some(Source::Default),
+            Held::Nothing => true,
+        };
+        if firm || is_default_already {
             let status = status(EntryState::Synced, Some(Source::Default), None);
-            return Line { status, value, problem: alarm, blocks: false, done: true };
+            let value = Some(Content { bytes, form: Form::Text });
+            return Line { done: true, ..line(status, value, alarm) };
         }
         return retained(alarm);
     }
     if entry.optional {
-        if firm || held.is_none() {
-            let status = status(EntryState::Absent, None, None);
-            return Line { status, value: None, problem: alarm, blocks: false, done: true };
+        if firm || !is_held {
+            return Line { done: true, ..line(status(EntryState::Absent, None, None), None, alarm) };
         }
         return retained(alarm);
     }
     let problem = |what: &str| Some((reason, sentences(&message, what)));
-    match (observed.object.deletion_policy, held.is_some()) {
-        (DeletionPolicy::Delete, true) if firm => Line {
-            status: status(EntryState::Absent, None, why),
-            value: None,
-            problem: problem(&format!("Key {:?} was removed, as spec.target.deletionPolicy says", entry.key)),
-            blocks: false,
-            done: false,
-        },
+    let removed = || {
+        let problem = problem(&format!("Key {:?} was removed, as spec.target.deletionPolicy says", entry.key));
+        line(status(EntryState::Absent, None, why.clone()), None, problem)
+    };
+    match (object.deletion_policy, is_held) {
+        (DeletionPolicy::Delete, true) if firm => removed(),
         (_, true) => retained(problem(&format!("Key {:?} keeps its last value", entry.key))),
         // Removed earlier under Delete: the rest follows on.
-        (DeletionPolicy::Delete, false) if was_removed(observed, entry) => Line {
-            status: status(EntryState::Absent, None, why),
-            value: None,
-            problem: problem(&format!("Key {:?} was removed, as spec.target.deletionPolicy says", entry.key)),
-            blocks: false,
-            done: false,
-        },
+        (DeletionPolicy::Delete, false) if scene.was_removed(&entry.key) => removed(),
         (_, false) => {
-            let status = status(EntryState::Failed, None, why);
-            Line { status, value: None, problem: Some((reason, message)), blocks: true, done: false }
+            Line { blocks: true, ..line(status(EntryState::Failed, None, why), None, Some((reason, message))) }
         }
     }
 }
 
-fn was_removed(observed: &Observed<'_>, entry: &Entry) -> bool {
-    // Only the removal of a required key has a reason.
-    previous_entry(observed, entry).is_some_and(|before| before.state == EntryState::Absent && before.reason.is_some())
-}
-
-fn previous_entry<'a>(observed: &Observed<'a>, entry: &Entry) -> Option<&'a EntryStatus> {
-    observed.previous.entries.iter().find(|before| before.key == entry.key)
-}
-
-/// The data that targets of this object hold now: of the target, or else of the one before a rename.
-pub(super) fn current_data<'a>(observed: &Observed<'a>) -> Option<&'a Data> {
-    [observed.target, observed.old_target]
-        .into_iter()
-        .flatten()
-        .find(|target| !matches!(ownership(observed.object, target), Ownership::Foreign(_)))
-        .map(|target| &target.data)
-}
-
 /// Entries as they stand while nothing can be read.
-pub(super) fn keep_lines(observed: &Observed<'_>, failure: &Failure) -> Vec<Line> {
-    let current = current_data(observed);
-    observed
-        .object
-        .entries
-        .iter()
-        .map(|entry| {
-            let own = observed.readings.get(&entry.remote).and_then(|reading| reading.failure.as_ref());
-            let why = own.or(if failure.workspace_wide { Some(failure) } else { None });
-            let held = current.is_some_and(|data| data.contains_key(&entry.key));
-            let before = previous_entry(observed, entry);
-            if let Some(before) = before.filter(|before| !held && before.state == EntryState::Absent) {
-                // What was removed is remembered, so that the rest follows on later.
-                return Line { status: before.clone(), value: None, problem: None, blocks: true, done: false };
-            }
-            let state = match (held, why) {
-                (true, _) => EntryState::Retained,
-                (false, Some(_)) => EntryState::Failed,
-                (false, None) => EntryState::Pending,
-            };
-            Line {
-                status: EntryStatus {
-                    key: entry.key.clone(),
-                    state,
-                    source: before.filter(|_| held).and_then(|before| before.source),
-                    reason: why.map(|f| f.reason.to_string()),
-                    // The whole workspace's message stands once, in the condition.
-                    message: why.filter(|f| !f.workspace_wide).map(|f| f.message.clone()),
-                },
-                value: None,
-                problem: None,
-                blocks: true,
-                done: held && why.is_none(),
-            }
-        })
-        .collect()
+pub(super) fn keep_lines(scene: &Scene<'_>, failure: &Failure) -> Vec<Line> {
+    let own = |remote: &RemoteKey| {
+        let own = scene.observed.readings.get(remote).and_then(|reading| reading.failure.as_ref());
+        own.or(if failure.workspace_wide { Some(failure) } else { None })
+    };
+    // The whole workspace's message stands once, in the condition.
+    let message = |why: &Failure| (!why.workspace_wide).then(|| why.message.clone());
+    let kept = |key: &str, why: Option<&Failure>, is_held: bool, before: Option<&EntryStatus>| {
+        let state = match (is_held, why) {
+            (true, _) => EntryState::Retained,
+            (false, Some(_)) => EntryState::Failed,
+            (false, None) => EntryState::Pending,
+        };
+        Line {
+            status: EntryStatus {
+                key: key.to_owned(),
+                state,
+                source: before.filter(|_| is_held).and_then(|before| before.source),
+                from: before.and_then(|before| before.from.clone()),
+                reason: why.map(|why| why.reason.to_string()),
+                message: why.and_then(message),
+            },
+            value: None,
+            problem: None,
+            blocks: true,
+            done: is_held && why.is_none(),
+            listed: true,
+            member: None,
+        }
+    };
+    let object = scene.observed.object;
+    let before = scene.observed.previous.entries.iter();
+    let from_sources: Vec<&EntryStatus> = before.clone().filter(|before| before.from.is_some()).collect();
+    let mut lines = Vec::new();
+    for (number, source) in object.sources.iter().enumerate() {
+        if let Some(why) = own(&source.remote()).filter(|why| !why.workspace_wide) {
+            lines.push(kept(&format!("dataFrom[{number}]"), Some(why), false, None));
+        }
+    }
+    let wide = failure.workspace_wide.then_some(failure);
+    lines.extend(
+        from_sources
+            .iter()
+            .filter(|before| !before.key.starts_with("dataFrom["))
+            .map(|before| Line { listed: false, ..kept(&before.key, wide, is_delivered(before), Some(before)) }),
+    );
+    // Those that the status had no room for.
+    let data = before.clone().filter(|before| before.from.is_none()).count();
+    let known = from_sources.len() + data;
+    let total = scene.observed.previous.counts.map_or(0, |counts| usize::try_from(counts.total).unwrap_or(0));
+    lines.extend((known..total).map(|_| Line { listed: false, ..kept("", wide, true, None) }));
+    lines.extend(object.entries.iter().map(|entry| {
+        let is_held = !matches!(scene.held(&entry.key, None), Held::Nothing);
+        let before = scene.before.get(entry.key.as_str()).copied();
+        if let Some(before) = before.filter(|before| !is_held && before.state == EntryState::Absent) {
+            // What was removed is remembered, so that the rest follows on later.
+            let line = kept(&entry.key, None, false, Some(before));
+            return Line { status: before.clone(), ..line };
+        }
+        kept(&entry.key, own(&entry.remote), is_held, before)
+    }));
+    lines
 }
 
 /// The target is not written: entries whose value it does not hold are not synced.
-pub(super) fn unwritten(lines: Vec<Line>, current: Option<&Data>) -> Vec<Line> {
-    lines
-        .into_iter()
-        .map(|mut line| {
-            let held = current.is_some_and(|data| data.contains_key(&line.status.key));
-            if line.status.state == EntryState::Absent && held {
-                line.status.state = EntryState::Retained;
-                line.done = false;
-            }
-            if line.status.state == EntryState::Synced {
-                line.status.state = match current.and_then(|data| data.get(&line.status.key)) {
-                    Some(held) if Some(held) == line.value.as_ref() => EntryState::Synced,
-                    Some(_) => EntryState::Retained,
-                    None => EntryState::Pending,
-                };
-                line.done = line.status.state == EntryState::Synced;
-            }
-            line
-        })
-        .collect()
+pub(super) fn unwritten(lines: Vec<Line>, scene: &Scene<'_>, holds_nothing: bool) -> Vec<Line> {
+    let lines = lines.into_iter().map(|mut line| {
+        let held = if holds_nothing { Held::Nothing } else { scene.held(&line.status.key, line.member.as_ref()) };
+        if line.status.state == EntryState::Absent && !matches!(held, Held::Nothing) {
+            line.status.state = EntryState::Retained;
+            line.done = false;
+        }
+        if line.status.state == EntryState::Synced {
+            line.status.state = match (&held, &line.value) {
+                (Held::Alone(held), Some(value)) if *held == value.bytes => EntryState::Synced,
+                (Held::Alone(_) | Held::Inside, _) => EntryState::Retained,
+                (Held::Nothing, _) => EntryState::Pending,
+            };
+            line.done = line.status.state == EntryState::Synced;
+        }
+        line
+    });
+    lines.collect()
 }
 
 pub(super) fn done(lines: &[Line]) -> usize {

@@ -15,24 +15,32 @@
 
 pub mod absence;
 pub mod conditions;
+mod entries;
 mod events;
 pub mod interest;
+pub mod layout;
 mod lines;
 pub mod object;
 pub mod path;
 pub mod plan;
+pub mod prefect1;
+pub mod query;
 pub mod reading;
 pub mod reason;
+mod report;
 pub mod resolve;
+pub mod restart;
 pub mod schedule;
 pub mod snapshot;
+pub mod source;
 pub mod suggest;
 pub mod target;
+pub mod template;
 pub mod value;
 pub mod workspace;
 
 pub use object::{Dependent, Entry, Kind, Object, RemoteKey};
-pub use plan::{Observed, Plan, PlannedEvent, TargetAction, plan};
+pub use plan::{Observed, Plan, PlannedEvent, Removal, TargetAction, plan};
 pub use reading::{Absence, Answer, Document, Failure, Missing, Read, Reading, Shape};
 pub use reason::Reason;
 pub use target::{Manifest, Target};

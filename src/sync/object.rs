@@ -7,11 +7,16 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use kube::core::Duration as GoDuration;
 
-use super::Timestamp;
+use super::layout::{DOCKER_CONFIG_TYPE, Format};
 use super::path::{Path, PathError};
+use super::query::Query;
+use super::restart::Restart;
+use super::source::Source;
+use super::template::Template;
+use super::{Reason, Timestamp};
 use crate::api::{
-    DeletionPolicy, KEY_PATTERN, LEAST_INTERVAL, PrefectKV, PrefectSecret, TemplateMetadata, WorkspaceKind,
-    WorkspaceRef,
+    self, CreationPolicy, Decoding, DeletionPolicy, Delimiters, KEY_PATTERN, LEAST_INTERVAL, MergePolicy, PrefectKV,
+    PrefectSecret, REFRESH_ANNOTATION, TemplateMetadata, WorkspaceKind, WorkspaceRef,
 };
 
 /// The block type that `remoteRef.key` means when `blockType` is left out.
@@ -107,14 +112,36 @@ pub enum RemoteKey {
         /// Its name.
         name: String,
     },
+    /// The names that match; those names are keys of their own.
+    Listing(Box<Query>),
 }
 
 impl RemoteKey {
-    /// Its name.
+    /// Its name; of a listing the expression.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
             Self::Block { name, .. } | Self::Variable { name } => name,
+            Self::Listing(query) => query.regexp.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// The type of the blocks it is about; `None` for variables.
+    #[must_use]
+    pub fn block_type(&self) -> Option<&str> {
+        match self {
+            Self::Block { block_type, .. } => Some(block_type),
+            Self::Variable { .. } => None,
+            Self::Listing(query) => query.block_type.as_deref(),
+        }
+    }
+
+    /// The block of that type, or the variable where there is none, of this name.
+    #[must_use]
+    pub fn named(block_type: Option<&str>, name: String) -> Self {
+        match block_type {
+            Some(block_type) => Self::Block { block_type: block_type.to_owned(), name },
+            None => Self::Variable { name },
         }
     }
 }
@@ -124,11 +151,29 @@ impl fmt::Display for RemoteKey {
         match self {
             Self::Block { block_type, name } => write!(f, "{block_type} block {name:?}"),
             Self::Variable { name } => write!(f, "variable {name:?}"),
+            Self::Listing(query) => query.fmt(f),
         }
     }
 }
 
-/// One entry of `spec.data`.
+/// `property`: where in a value to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Property {
+    /// As it was written.
+    pub text: String,
+    /// The path that it is.
+    pub path: Result<Path, PathError>,
+}
+
+impl Property {
+    /// Parses it, if there is one.
+    #[must_use]
+    pub fn of(text: Option<&String>) -> Option<Self> {
+        text.map(|text| Self { text: text.clone(), path: Path::parse(text) })
+    }
+}
+
+/// One entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key in the target.
@@ -136,13 +181,13 @@ pub struct Entry {
     /// What to read.
     pub remote: RemoteKey,
     /// Where in it to look.
-    pub property: Option<Result<Path, PathError>>,
-    /// `property` as it was written.
-    pub property_text: Option<String>,
+    pub property: Option<Property>,
     /// Whether a confirmed absence is fine.
     pub optional: bool,
     /// What stands in for a confirmed absence.
     pub default: Option<String>,
+    /// How the value is written.
+    pub decoding: Decoding,
 }
 
 /// What one object asks for, whichever its kind.
@@ -158,18 +203,32 @@ pub struct Object {
     pub workspace: WorkspaceKey,
     /// When it was created.
     pub created: Option<Timestamp>,
-    /// What to read.
+    /// What to read, one by one.
     pub entries: Vec<Entry>,
+    /// What to read, many at once.
+    pub sources: Vec<Source>,
     /// The target's name.
     pub target_name: String,
     /// The target's type; Secrets only.
     pub target_type: Option<String>,
     /// Labels and annotations for the target.
     pub template: TemplateMetadata,
+    /// How the entries are laid out.
+    pub format: Format,
+    /// What templates make of them.
+    pub templates: Option<Template>,
+    /// Whether Kubernetes is to refuse changes of the target.
+    pub immutable: bool,
+    /// To whom the target belongs.
+    pub creation_policy: CreationPolicy,
+    /// What to restart when the content changes.
+    pub restarts: Vec<Restart>,
     /// What a confirmed absence does.
     pub deletion_policy: DeletionPolicy,
     /// How often to read its keys; `None` for as often as the workspace says.
     pub refresh_interval: Option<Duration>,
+    /// The value of the annotation that asks for a refresh.
+    pub refresh: Option<String>,
     /// Whether to leave everything alone.
     pub suspend: bool,
 }
@@ -187,27 +246,48 @@ impl Object {
         format!("{} {}/{}", self.id.kind.target(), self.id.namespace, self.target_name)
     }
 
-    /// What the CRD's own validation also refuses. Checked here too, since a CRD on the server may be older, a
-    /// file given to `render` meets no API server, and a wrong type gives power over the cluster.
+    /// Whether its keys are to be in a target of someone else's.
+    #[must_use]
+    pub fn is_merge(&self) -> bool {
+        self.creation_policy == CreationPolicy::Merge
+    }
+
+    /// What the CRD's own validation also refuses, and what only we can see. Checked here too, since a CRD on the
+    /// server may be older, a file given to `render` meets no API server, and a wrong type gives power over the cluster.
     ///
     /// # Errors
     /// The first thing that is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
-        if self.entries.is_empty() {
-            return Err("spec.data must have at least one entry".into());
+    pub fn validate(&self) -> Result<(), (Reason, String)> {
+        self.validate_shape().map_err(|problem| (Reason::ObjectInvalid, problem))?;
+        for (at, source) in self.sources.iter().enumerate() {
+            source.validate().map_err(|problem| (Reason::RegexpInvalid, format!("spec.dataFrom[{at}]: {problem}")))?;
+        }
+        if let Some(template) = &self.templates {
+            template.validate().map_err(|problem| (Reason::TemplateInvalid, format!("spec.target.{problem}")))?;
+        }
+        Ok(())
+    }
+
+    fn validate_shape(&self) -> Result<(), String> {
+        if self.entries.is_empty() && self.sources.is_empty() {
+            return Err("spec.data or spec.dataFrom must have at least one entry".into());
         }
         let mut seen = BTreeSet::new();
         for entry in &self.entries {
             if !is_legal_key(&entry.key) {
-                return Err(format!(
-                    "spec.data key {:?} is no legal key of a {}: use letters, digits, '-', '_' and '.', neither \".\" nor starting with \"..\"",
-                    entry.key,
-                    self.id.kind.target()
-                ));
+                return Err(format!("spec.data key {}", illegal(&entry.key, self.id.kind)));
             }
             if !seen.insert(&entry.key) {
                 return Err(format!("spec.data has the key {:?} twice", entry.key));
             }
+        }
+        let file = match &self.format {
+            Format::Json { key } | Format::DotEnv { key } | Format::Prefect1ConfigToml { key } => Some(key),
+            Format::Plain | Format::DockerConfigJson | Format::Prefect1Context => None,
+        };
+        let made = self.templates.iter().flat_map(|template| template.templates.keys()).chain(file);
+        if let Some(key) = made.into_iter().find(|key| !is_legal_key(key)) {
+            return Err(format!("spec.target key {}", illegal(key, self.id.kind)));
         }
         if let Some(secret_type) = &self.target_type
             && !is_allowed_type(secret_type)
@@ -227,31 +307,60 @@ impl Object {
     }
 }
 
+/// That a key is illegal, and what is not.
+#[must_use]
+pub fn illegal(key: &str, kind: Kind) -> String {
+    format!(
+        "{key:?} is no legal key of a {}: use letters, digits, '-', '_' and '.', neither \".\" nor starting with \"..\", at most 253",
+        kind.target()
+    )
+}
+
+/// The type that is meant by `blockType`.
+pub(super) fn block_type(written: Option<&String>) -> String {
+    written.cloned().unwrap_or_else(|| SECRET_BLOCK.to_owned())
+}
+
+/// What a reference leads to.
+pub(super) fn remote(variable: Option<String>, key: Option<String>, written_type: Option<&String>) -> RemoteKey {
+    match variable {
+        Some(name) => RemoteKey::Variable { name },
+        None => RemoteKey::Block { block_type: block_type(written_type), name: key.unwrap_or_default() },
+    }
+}
+
 impl From<&PrefectSecret> for Object {
     fn from(object: &PrefectSecret) -> Self {
         let spec = &object.spec;
         let target = spec.target.clone().unwrap_or_default();
         let template = target.template.unwrap_or_default();
-        let entries = spec.data.iter().map(|entry| {
-            let remote = &entry.remote_ref;
-            let remote_key = match (&remote.variable, &remote.key) {
-                (Some(name), _) => RemoteKey::Variable { name: name.clone() },
-                (None, key) => RemoteKey::Block {
-                    block_type: remote.block_type.clone().unwrap_or_else(|| SECRET_BLOCK.to_owned()),
-                    name: key.clone().unwrap_or_default(),
-                },
-            };
-            new_entry(&entry.secret_key, remote_key, remote.property.as_ref(), entry.optional, entry.default.as_ref())
-        });
+        let format = target.format.as_ref().map(Format::from).unwrap_or_default();
+        let default_type = if format == Format::DockerConfigJson { DOCKER_CONFIG_TYPE } else { "Opaque" };
+        let entry = |entry: &api::SecretEntry| {
+            let reference = entry.remote_ref.clone();
+            Entry {
+                key: entry.secret_key.clone(),
+                remote: remote(reference.variable, reference.key, reference.block_type.as_ref()),
+                property: Property::of(reference.property.as_ref()),
+                optional: entry.optional.unwrap_or(false),
+                default: entry.default.clone(),
+                decoding: entry.decoding.unwrap_or_default(),
+            }
+        };
         Self {
-            target_type: template.r#type.or_else(|| Some("Opaque".to_owned())),
-            ..new_object(
-                Kind::PrefectSecret,
-                object,
-                spec.workspace_ref.as_ref(),
-                entries.collect(),
-                (target.name, template.metadata, target.deletion_policy, spec.refresh_interval, spec.suspend),
-            )
+            entries: spec.data.iter().map(entry).collect(),
+            sources: spec.data_from.iter().map(Source::from).collect(),
+            target_type: template.r#type.or_else(|| Some(default_type.to_owned())),
+            template: template.metadata.unwrap_or_default(),
+            format,
+            templates: templates(template.data, template.merge_policy, template.delimiters),
+            immutable: target.immutable.unwrap_or(false),
+            creation_policy: target.creation_policy.unwrap_or_default(),
+            deletion_policy: target.deletion_policy.unwrap_or_default(),
+            restarts: spec.restart.iter().map(Restart::from).collect(),
+            refresh_interval: spec.refresh_interval.map(interval),
+            suspend: spec.suspend.unwrap_or(false),
+            ..named(Kind::PrefectSecret, object, spec.workspace_ref.as_ref(), target.name)
         }
     }
 }
@@ -260,58 +369,51 @@ impl From<&PrefectKV> for Object {
     fn from(object: &PrefectKV) -> Self {
         let spec = &object.spec;
         let target = spec.target.clone().unwrap_or_default();
-        let entries = spec.data.iter().map(|entry| {
-            let remote = &entry.remote_ref;
-            let remote_key = RemoteKey::Variable { name: remote.key.clone() };
-            new_entry(
-                &entry.config_map_key,
-                remote_key,
-                remote.property.as_ref(),
-                entry.optional,
-                entry.default.as_ref(),
-            )
-        });
-        new_object(
-            Kind::PrefectKV,
-            object,
-            spec.workspace_ref.as_ref(),
-            entries.collect(),
-            (
-                target.name,
-                target.template.unwrap_or_default().metadata,
-                target.deletion_policy,
-                spec.refresh_interval,
-                spec.suspend,
-            ),
-        )
+        let template = target.template.unwrap_or_default();
+        let entry = |entry: &api::KVEntry| Entry {
+            key: entry.config_map_key.clone(),
+            remote: RemoteKey::Variable { name: entry.remote_ref.key.clone() },
+            property: Property::of(entry.remote_ref.property.as_ref()),
+            optional: entry.optional.unwrap_or(false),
+            default: entry.default.clone(),
+            decoding: entry.decoding.unwrap_or_default(),
+        };
+        Self {
+            entries: spec.data.iter().map(entry).collect(),
+            sources: spec.data_from.iter().map(Source::from).collect(),
+            template: template.metadata.unwrap_or_default(),
+            format: target.format.as_ref().map(Format::from).unwrap_or_default(),
+            templates: templates(template.data, template.merge_policy, template.delimiters),
+            immutable: target.immutable.unwrap_or(false),
+            creation_policy: target.creation_policy.unwrap_or_default(),
+            deletion_policy: target.deletion_policy.unwrap_or_default(),
+            restarts: spec.restart.iter().map(Restart::from).collect(),
+            refresh_interval: spec.refresh_interval.map(interval),
+            suspend: spec.suspend.unwrap_or(false),
+            ..named(Kind::PrefectKV, object, spec.workspace_ref.as_ref(), target.name)
+        }
     }
 }
 
-fn new_entry(
-    key: &str,
-    remote: RemoteKey,
-    property: Option<&String>,
-    optional: Option<bool>,
-    default: Option<&String>,
-) -> Entry {
-    Entry {
-        key: key.to_owned(),
-        remote,
-        property: property.map(|text| Path::parse(text)),
-        property_text: property.cloned(),
-        optional: optional.unwrap_or(false),
-        default: default.cloned(),
-    }
+fn templates(
+    templates: api::Templates,
+    merge_policy: Option<MergePolicy>,
+    delimiters: Option<Delimiters>,
+) -> Option<Template> {
+    let template = Template {
+        templates,
+        merge: merge_policy == Some(MergePolicy::Merge),
+        brackets: delimiters == Some(Delimiters::Brackets),
+    };
+    Some(template).filter(|template| !template.templates.is_empty())
 }
 
-type Parts = (Option<String>, Option<TemplateMetadata>, Option<DeletionPolicy>, Option<GoDuration>, Option<bool>);
-
-fn new_object<K: kube::Resource>(
+/// An object that asks for nothing yet.
+fn named<K: kube::Resource>(
     kind: Kind,
     object: &K,
     workspace_ref: Option<&WorkspaceRef>,
-    entries: Vec<Entry>,
-    (target_name, metadata, deletion_policy, refresh_interval, suspend): Parts,
+    target_name: Option<String>,
 ) -> Object {
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
@@ -320,14 +422,21 @@ fn new_object<K: kube::Resource>(
         created: object.meta().creation_timestamp.as_ref().map(|time| time.0),
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation,
-        entries,
+        refresh: object.annotations().get(REFRESH_ANNOTATION).cloned(),
         target_name: target_name.unwrap_or_else(|| name.clone()),
-        target_type: None,
-        template: metadata.unwrap_or_default(),
-        deletion_policy: deletion_policy.unwrap_or_default(),
-        refresh_interval: refresh_interval.map(interval),
-        suspend: suspend.unwrap_or(false),
         id: Dependent { kind, namespace, name },
+        entries: Vec::new(),
+        sources: Vec::new(),
+        target_type: None,
+        template: TemplateMetadata::default(),
+        format: Format::default(),
+        templates: None,
+        immutable: false,
+        creation_policy: CreationPolicy::default(),
+        restarts: Vec::new(),
+        deletion_policy: DeletionPolicy::default(),
+        refresh_interval: None,
+        suspend: false,
     }
 }
 
@@ -336,7 +445,7 @@ fn interval(duration: GoDuration) -> Duration {
     if duration.is_negative() { LEAST_INTERVAL } else { Duration::from(duration).max(LEAST_INTERVAL) }
 }
 
-fn is_legal_key(key: &str) -> bool {
+pub(super) fn is_legal_key(key: &str) -> bool {
     debug_assert_eq!(KEY_PATTERN, r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$");
     let rest = key.strip_prefix('.').unwrap_or(key);
     !rest.is_empty()

@@ -123,6 +123,13 @@ impl Path {
         Ok(Self(steps))
     }
 
+    /// The member of that name under `parent`, or at the top.
+    #[must_use]
+    pub fn member(parent: Option<&Self>, name: &str) -> Self {
+        let steps = parent.into_iter().flat_map(|parent| parent.0.iter().cloned());
+        Self(steps.chain([Step::Member(name.to_owned())]).collect())
+    }
+
     /// The steps, at least one.
     #[must_use]
     pub fn steps(&self) -> &[Step] {

@@ -1,24 +1,31 @@
 //! `plan`: what is observed in, what to do out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::absence::elapsed;
 use super::conditions::{self, Verdict, sentences};
-use super::events::{transition_event, written_events};
-use super::lines::{Line, current_data, done, keep_lines, line, unwritten};
+use super::entries;
+use super::events::{transition, transition_event, written_events};
+use super::interest::Interest;
+use super::layout::lay_out;
+use super::lines::{Line, Scene, done, keep_lines, keys_of, unwritten};
 use super::reading::{Failure, Reading};
-use super::resolve::resolve;
+use super::report::{self, report};
+use super::restart::{self, Rolled, Rollout};
 use super::suggest::no_workspace;
-use super::target::{Data, Manifest, Ownership, Target, ownership};
+use super::target::{Data, Manifest, Ownership, Target, is_owned_by, merger, ownership};
 use super::value::MAX_TARGET_BYTES;
 use super::{Object, Reason, RemoteKey, Timestamp};
-use crate::api::{DeletionPolicy, EntryState, ResolvedWorkspace, SyncStatus, TargetStatus};
+use crate::api::{CreationPolicy, DeletionPolicy, EntryState, ResolvedWorkspace, SyncStatus, TargetStatus};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// When to look again at a target that belongs to someone else.
 const CONFLICT_RETRY: Duration = Duration::from_secs(10);
+
+/// When to try again to restart a workload.
+const RESTART_RETRY: Duration = Duration::from_secs(30);
 
 /// When to look again at a target that is being deleted; its end wakes the object before that.
 const DELETING_RETRY: Duration = Duration::from_secs(5);
@@ -77,6 +84,8 @@ pub struct Observed<'a> {
     pub written: Option<&'a Version>,
     /// When this process began: an older object is as new to it.
     pub started: Timestamp,
+    /// The request to read at once that has been done.
+    pub refreshed: Option<&'a str>,
 }
 
 /// What to do with the target.
@@ -100,6 +109,13 @@ pub enum TargetAction {
         /// The version that was seen.
         version: Version,
     },
+    /// Make the object's keys in the version that was seen, which is someone else's, these and no other.
+    Merge {
+        /// The keys.
+        manifest: Manifest,
+        /// The version that was seen.
+        version: Version,
+    },
     /// Delete the version that was seen.
     Delete {
         /// Its name.
@@ -107,6 +123,24 @@ pub enum TargetAction {
         /// The version that was seen.
         version: Version,
     },
+}
+
+/// What to do with the former target.
+#[derive(Debug, PartialEq)]
+pub enum Removal {
+    /// Delete it.
+    Delete(String, Version),
+    /// Take the object's keys out of it.
+    Leave(Manifest, Version),
+}
+
+impl Removal {
+    fn name(&self) -> &str {
+        match self {
+            Self::Delete(name, _) => name,
+            Self::Leave(manifest, _) => &manifest.name,
+        }
+    }
 }
 
 impl TargetAction {
@@ -118,6 +152,7 @@ impl TargetAction {
             Self::Create(_) => "create",
             Self::Replace { .. } => "replace",
             Self::Recreate { .. } => "recreate",
+            Self::Merge { .. } => "merge",
             Self::Delete { .. } => "delete",
         }
     }
@@ -134,15 +169,20 @@ pub struct PlannedEvent {
     pub note: String,
 }
 
-/// What to do about one object. Carry out in this order: `target`, `remove`, `status`, `events`.
+/// What to do about one object. Carry out in this order: `intent`, `target`, `remove`, `rollouts` (and tell
+/// [`Plan::rolled`] what came of them), `status`, `events`.
 #[derive(Debug)]
 pub struct Plan {
+    /// The status to write before anything else: which workloads are to be restarted because of it.
+    pub intent: Option<SyncStatus>,
     /// What to do with the target.
     pub target: TargetAction,
     /// Whether the target that was seen is just as it should be.
     pub target_is_right: bool,
     /// The object's former target, to delete once the new one stands.
-    pub remove: Option<(String, Version)>,
+    pub remove: Option<Removal>,
+    /// Workloads to restart.
+    pub rollouts: Vec<Rollout>,
     /// The status as it is to be; equal to the previous one where nothing is to be written.
     pub status: SyncStatus,
     /// Events to publish.
@@ -154,9 +194,20 @@ pub struct Plan {
 /// Decides. The same input gives the same plan; carrying it out and planning again asks for no write.
 #[must_use]
 pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
+    let scene = Scene::new(observed);
+    let mut plan = decide(&scene, now);
+    plan_restarts(&mut plan, &scene, now);
+    if let Some(token) = observed.refreshed {
+        plan.status.last_handled_refresh = Some(token.to_owned());
+    }
+    plan
+}
+
+fn decide(scene: &Scene<'_>, now: Timestamp) -> Plan {
+    let observed = scene.observed;
     let object = observed.object;
-    if let Err(problem) = object.validate() {
-        return keep(observed, now, Verdict::not_ready(Reason::ObjectInvalid, problem), None);
+    if let Err((reason, problem)) = object.validate() {
+        return keep(observed, now, Verdict::not_ready(reason, problem), None);
     }
     if object.suspend {
         let ready = conditions::is_ready(&observed.previous.conditions);
@@ -171,13 +222,13 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
                 return Plan { requeue_after: Some(left), ..wait(observed) };
             }
             let mut message = no_workspace(object, others);
-            if current_data(observed).is_some() {
-                message = sentences(&message, &unchanged(observed, now));
+            if scene.current.is_some() {
+                message = sentences(&message, &unchanged(scene, now));
             }
             keep(observed, now, Verdict::not_ready(Reason::WorkspaceNotFound, message), None)
         }
-        WorkspaceView::Unusable(failure) => outage(observed, failure, keep_lines(observed, failure), now),
-        WorkspaceView::Usable => with_readings(observed, now),
+        WorkspaceView::Unusable(failure) => outage(scene, failure, keep_lines(scene, failure), now),
+        WorkspaceView::Usable => with_readings(scene, now),
     }
 }
 
@@ -195,9 +246,10 @@ pub fn depends_on_target(observed: &Observed<'_>) -> bool {
 
 /// Whether something was not read yet, and nothing failed.
 fn is_pending(observed: &Observed<'_>) -> bool {
-    let readings = || observed.object.entries.iter().map(|entry| observed.readings.get(&entry.remote));
-    let failed = readings().flatten().any(|reading| reading.failure.is_some());
-    !failed && readings().any(|reading| reading.is_none_or(|reading| reading.answer.is_none()))
+    let interest = Interest::of(observed.object, observed.previous);
+    let failed = observed.readings.values().any(|reading| reading.failure.is_some());
+    let unread = |key| observed.readings.get(key).is_none_or(|reading| reading.answer.is_none());
+    !failed && interest.remote_keys().any(unread)
 }
 
 /// What is left of `grace` for an object that is new and has said nothing yet.
@@ -207,108 +259,83 @@ fn left_of(grace: Duration, observed: &Observed<'_>, now: Timestamp) -> Option<D
     grace.checked_sub(age).filter(|left| !left.is_zero())
 }
 
-fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
+fn with_readings(scene: &Scene<'_>, now: Timestamp) -> Plan {
+    let observed = scene.observed;
     let object = observed.object;
-    let readings: Vec<Option<&Reading>> =
-        object.entries.iter().map(|entry| observed.readings.get(&entry.remote)).collect();
-    let failure = readings
-        .iter()
-        .filter_map(|reading| reading.and_then(|r| r.failure.as_ref()))
-        .min_by_key(|failure| failure.workspace_wide);
-    let known: Vec<_> = readings
-        .iter()
-        .filter_map(|reading| reading.and_then(|r| r.answer.as_ref().map(|answer| (answer, r.passes))))
-        .collect();
     if is_pending(observed) {
         return pending(observed, now);
     }
+    let failures = observed.readings.values().filter_map(|reading| reading.failure.as_ref());
+    let failure = failures.min_by_key(|failure| failure.workspace_wide);
     let mut requeue_after = None;
     if let Some(failure) = failure {
-        let lines = keep_lines(observed, failure);
+        let lines = keep_lines(scene, failure);
         if !failure.workspace_wide {
-            let message = sentences(&failure.message, &unchanged(observed, now));
+            let message = sentences(&failure.message, &unchanged(scene, now));
             return keep(observed, now, Verdict::not_ready(failure.reason, message), Some(lines));
         }
         // Through an outage the last answers still make one consistent snapshot if there was a time when all of them
         // held: then a target that someone deleted can come back. Only for an object that was well and is not stale,
         // so that nothing new is ever made from old answers.
-        let latest_first = known.iter().map(|(_, (first, _))| first).max();
-        let earliest_last = known.iter().map(|(_, (_, last))| last).min();
-        let consistent = known.len() == object.entries.len() && latest_first <= earliest_last;
+        let known = || observed.readings.values().filter(|reading| reading.answer.is_some());
+        let latest_first = known().map(|reading| reading.passes.0).max();
+        let earliest_last = known().map(|reading| reading.passes.1).min();
+        let interest = Interest::of(object, observed.previous);
+        let all_known = interest
+            .remote_keys()
+            .all(|key| observed.readings.get(key).is_some_and(|reading| reading.answer.is_some()));
         requeue_after = time_to_stale(observed, failure, now);
-        if !consistent || requeue_after.is_none() {
-            return outage(observed, failure, lines, now);
+        if !all_known || latest_first > earliest_last || requeue_after.is_none() {
+            return outage(scene, failure, lines, now);
         }
     }
 
-    let current = current_data(observed);
-    let lines: Vec<Line> = object
-        .entries
-        .iter()
-        .zip(&known)
-        .map(|(entry, (answer, _))| line(observed, entry, resolve(entry, answer, &object.workspace.name), current))
-        .collect();
-    let problem = lines
-        .iter()
-        .filter_map(|line| line.problem.as_ref().map(|problem| (line.blocks, problem)))
-        // What blocks the target is said first.
-        .min_by_key(|(blocks, _)| !*blocks)
-        .map(|(_, problem)| problem.clone());
-    let others = lines.iter().filter(|line| line.problem.is_some()).count().saturating_sub(1);
-    let more = if others == 0 { String::new() } else { format!(" (and {others} more: see status.entries)") };
-
+    let lines = entries::lines(scene);
+    let (problem, more) = problem_of(&lines);
     if let Some(failure) = failure
         && problem.is_some()
     {
-        return outage(observed, failure, keep_lines(observed, failure), now);
+        return outage(scene, failure, keep_lines(scene, failure), now);
     }
+    let blocked = |reason, message: String, lines, holds_nothing| {
+        let lines = unwritten(lines, scene, holds_nothing);
+        keep(observed, now, Verdict::not_ready(reason, message), Some(lines))
+    };
     if lines.iter().any(|line| line.blocks) {
-        let (reason, message) = problem.unwrap_or((Reason::Progressing, String::new()));
-        let message = sentences(&format!("{message}{more}"), &unchanged(observed, now));
-        return keep(observed, now, Verdict::not_ready(reason, message), Some(unwritten(lines, current)));
+        // An absence that is not confirmed is no problem yet.
+        let Some((reason, message)) = problem else { return wait(observed) };
+        return blocked(reason, sentences(&format!("{message}{more}"), &unchanged(scene, now)), lines, false);
     }
-    if let Some(Ownership::Foreign(owner)) = observed.target.map(|target| ownership(object, target)) {
-        let message = format!(
-            "{} exists and belongs to {owner}; choose spec.target.name, or let it accept this object: kubectl annotate --overwrite {} {} -n {} {}={}",
-            object.target_display(),
-            object.id.kind.target().to_lowercase(),
-            object.target_name,
-            object.id.namespace,
-            crate::api::ACCEPTS_ANNOTATION,
-            object.owner_name()
-        );
-        let verdict = Verdict::not_ready(Reason::TargetConflict, message);
+    if let Some((reason, message)) = conflict(observed) {
         // Targets of others are not watched, so nothing wakes the object when its owner lets it in or goes.
-        let requeue_after = Some(CONFLICT_RETRY);
-        return Plan { requeue_after, ..keep(observed, now, verdict, Some(unwritten(lines, None))) };
+        return Plan { requeue_after: Some(CONFLICT_RETRY), ..blocked(reason, message, lines, true) };
     }
 
-    let data: Data =
-        lines.iter().filter_map(|line| line.value.clone().map(|value| (line.status.key.clone(), value))).collect();
-    let gone = data.is_empty() && object.deletion_policy == DeletionPolicy::Delete;
-    if observed.target.is_some_and(|target| target.deleting) && !gone {
+    let found = report::found(&lines);
+    let contents = lines.iter().filter_map(|line| Some((line.status.key.clone(), line.value.clone()?)));
+    let data = match limits(object, &lines, report::size(&found)).and_then(|()| lay_out(object, contents.collect())) {
+        Ok(data) => data,
+        Err((reason, message)) => return blocked(reason, sentences(&message, &unchanged(scene, now)), lines, false),
+    };
+    // What a format or a template makes of nothing is nothing.
+    let is_empty = data.is_empty() || lines.iter().all(|line| line.value.is_none());
+    let gone = is_empty && object.deletion_policy == DeletionPolicy::Delete;
+    if observed.target.is_some_and(|target| target.deleting) && (!gone || object.is_merge()) {
         let message = format!("{} is being deleted; it is written anew when it is gone", object.target_display());
-        let verdict = Verdict::not_ready(Reason::Progressing, message);
-        return Plan {
-            requeue_after: Some(DELETING_RETRY),
-            ..keep(observed, now, verdict, Some(unwritten(lines, None)))
-        };
+        return Plan { requeue_after: Some(DELETING_RETRY), ..blocked(Reason::Progressing, message, lines, true) };
     }
 
-    let manifest = Manifest::new(object, observed.target, data);
+    let manifest = Manifest::new(object, observed.target, if gone { Data::new() } else { data });
     if manifest.size() > MAX_TARGET_BYTES {
         let message = format!(
             "the values together have {} bytes, and Kubernetes takes at most {MAX_TARGET_BYTES} in one {}; split the object",
             manifest.size(),
             object.id.kind.target()
         );
-        let message = sentences(&message, &unchanged(observed, now));
-        return keep(
-            observed,
-            now,
-            Verdict::not_ready(Reason::TargetTooLarge, message),
-            Some(unwritten(lines, current)),
-        );
+        return blocked(Reason::TargetTooLarge, sentences(&message, &unchanged(scene, now)), lines, false);
+    }
+    if let Some((reason, message)) = foreign_keys(observed, &manifest) {
+        return Plan { requeue_after: Some(CONFLICT_RETRY), ..blocked(reason, message, lines, false) };
     }
     let action = action(observed, manifest, gone);
     if matches!(action, TargetAction::Recreate { .. }) && lines.iter().any(|l| l.status.state == EntryState::Retained) {
@@ -317,12 +344,7 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
             "{} has to be deleted and created anew, and holds values that Prefect does not have any more: restore them in Prefect, or delete it yourself",
             object.target_display()
         );
-        return keep(
-            observed,
-            now,
-            Verdict::not_ready(Reason::TargetRefused, message),
-            Some(unwritten(lines, current)),
-        );
+        return blocked(Reason::TargetRefused, message, lines, false);
     }
     let verdict = match problem {
         Some((reason, message)) => Verdict::not_ready(reason, format!("{message}{more}")),
@@ -335,19 +357,173 @@ fn with_readings(observed: &Observed<'_>, now: Timestamp) -> Plan {
             Verdict { ready: true, reason: Reason::Synced, message }
         }
     };
-    let removed = observed
-        .old_target
-        .filter(|old| ownership(object, old) == Ownership::Ours)
-        .map(|old| (old.name.clone(), version(old)));
-    let mut events = written_events(observed, &action, removed.as_ref().map(|(name, _)| name.as_str()));
+    let remove = removal(observed);
+    let mut events = written_events(observed, &action, remove.as_ref().map(Removal::name));
     events.extend(transition_event(observed, &verdict));
     let mut status = status(observed, now, &verdict, Some(lines), None);
-    status.target = Some(TargetStatus { name: object.target_name.clone() });
+    let merged = object.is_merge().then_some(true);
+    status.target = Some(TargetStatus { name: object.target_name.clone(), merged });
+    status.found = found;
     if action != TargetAction::Keep {
-        status.last_change_time = Some(Time(now));
+        status.last_change_time = Some(Time(whole_seconds(now)));
     }
     let target_is_right = action == TargetAction::Keep && observed.target.is_some();
-    Plan { target: action, target_is_right, remove: removed, status, events, requeue_after }
+    Plan { target: action, target_is_right, remove, status, events, requeue_after, ..wait(observed) }
+}
+
+/// The first problem, and how many more there are.
+fn problem_of(lines: &[Line]) -> (Option<(Reason, String)>, String) {
+    let problems = lines.iter().filter_map(|line| line.problem.as_ref().map(|problem| (line.blocks, problem)));
+    // What blocks the target is said first.
+    let problem = problems.clone().min_by_key(|(blocks, _)| !*blocks).map(|(_, problem)| problem.clone());
+    let others = problems.count().saturating_sub(1);
+    let more = if others == 0 { String::new() } else { format!(" (and {others} more: see status.entries)") };
+    (problem, more)
+}
+
+fn limits(object: &Object, lines: &[Line], names: usize) -> Result<(), (Reason, String)> {
+    if lines.len() <= report::MAX_LINES && names <= report::MAX_NAMES {
+        return Ok(());
+    }
+    let message = format!(
+        "there are {} entries, whose names have {names} bytes; one {} takes at most {} entries and {} bytes of names: narrow find, or split the object",
+        lines.len(),
+        object.id.kind.as_str(),
+        report::MAX_LINES,
+        report::MAX_NAMES
+    );
+    Err((Reason::TargetTooLarge, message))
+}
+
+/// Why the target may not be written.
+fn conflict(observed: &Observed<'_>) -> Option<(Reason, String)> {
+    let object = observed.object;
+    let display = object.target_display();
+    let Some(target) = observed.target else {
+        let message = || {
+            format!(
+                "there is no {display} to merge keys into; create it and let it accept this object, or set spec.target.creationPolicy to Owner"
+            )
+        };
+        return object.is_merge().then(|| (Reason::TargetNotFound, message()));
+    };
+    let Ownership::Foreign(owner) = ownership(object, target) else { return None };
+    // Others that it accepts stay accepted.
+    let before = target.annotations.get(crate::api::ACCEPTS_ANNOTATION).filter(|_| object.is_merge());
+    let accepts = before.map_or_else(|| object.owner_name(), |before| format!("{before},{}", object.owner_name()));
+    let message = format!(
+        "{display} exists and belongs to {owner}; choose spec.target.name, or let it accept this object: kubectl annotate --overwrite {} {} -n {} {}={accepts}",
+        object.id.kind.target().to_lowercase(),
+        object.target_name,
+        object.id.namespace,
+        crate::api::ACCEPTS_ANNOTATION,
+    );
+    Some((Reason::TargetConflict, message))
+}
+
+/// Under Merge, keys that the target has from others: they are never taken, not even where the values are equal.
+fn foreign_keys(observed: &Observed<'_>, manifest: &Manifest) -> Option<(Reason, String)> {
+    const MOST: usize = 5;
+    let (object, target) = (observed.object, observed.target?);
+    if !object.is_merge() {
+        return None;
+    }
+    let foreign = manifest.foreign_keys(target, &merger(&object.uid));
+    let shown: Vec<String> = foreign.iter().take(MOST).map(|(key, owner)| format!("{key} of {owner}")).collect();
+    let more = if foreign.len() > MOST { ", …" } else { "" };
+    let message = format!(
+        "{} has keys of others that this object would write: {}{more}; give them other names, or remove them there",
+        object.target_display(),
+        shown.join(", ")
+    );
+    (!foreign.is_empty()).then_some((Reason::TargetConflict, message))
+}
+
+/// What to do with the target from before a rename. One that is to outlive the object outlives a rename, too.
+fn removal(observed: &Observed<'_>) -> Option<Removal> {
+    let (object, old) = (observed.object, observed.old_target?);
+    let was_merged = observed.previous.target.as_ref().is_some_and(|target| target.merged == Some(true));
+    if was_merged {
+        let leaves = old.managers.contains_key(&merger(&object.uid));
+        let nothing = Manifest::nothing(&object.id.namespace, &old.name);
+        return leaves.then(|| Removal::Leave(nothing, version(old)));
+    }
+    let deletes = is_owned_by(object, old) && object.creation_policy != CreationPolicy::Orphan;
+    deletes.then(|| Removal::Delete(old.name.clone(), version(old)))
+}
+
+/// Which workloads to restart, given what the plan writes.
+fn plan_restarts(plan: &mut Plan, scene: &Scene<'_>, now: Timestamp) {
+    let observed = scene.observed;
+    let (object, previous) = (observed.object, observed.previous);
+    let is_final = plan.target_is_right || plan.target != TargetAction::Keep;
+    let is_pending = previous.restarts.iter().any(|restart| restart.pending_revision.is_some());
+    if object.suspend || !(is_final || is_pending) {
+        return;
+    }
+    let changed = changed_keys(observed, &plan.target);
+    let decision = restart::decide(object, previous, &changed, now);
+    if decision.pending != previous.restarts && !changed.is_empty() && !decision.pending.is_empty() {
+        let restarts = decision.pending.clone();
+        plan.intent = Some(SyncStatus { restarts, revision: decision.revision, ..previous.clone() });
+    }
+    plan.status.restarts = decision.pending;
+    plan.status.revision = decision.revision;
+    plan.rollouts = decision.due;
+    plan.requeue_after = [plan.requeue_after, decision.next].into_iter().flatten().min();
+}
+
+/// The keys of an existing target whose content changes.
+fn changed_keys(observed: &Observed<'_>, action: &TargetAction) -> BTreeSet<String> {
+    let (
+        TargetAction::Replace { manifest, .. }
+        | TargetAction::Recreate { manifest, .. }
+        | TargetAction::Merge { manifest, .. },
+        Some(target),
+    ) = (action, observed.target)
+    else {
+        return BTreeSet::new();
+    };
+    let before: BTreeMap<_, _> = keys_of(observed.object, target).collect();
+    let keys = before.keys().copied().chain(manifest.data.keys());
+    keys.filter(|key| before.get(*key).copied() != manifest.data.get(*key)).cloned().collect()
+}
+
+impl Plan {
+    /// Takes in what came of the restarts, one result for each of `rollouts`.
+    pub fn rolled(&mut self, results: &[Rolled], object: &Object, previous: &SyncStatus, now: Timestamp) {
+        let mut refused = None;
+        for (rollout, rolled) in self.rollouts.iter().zip(results) {
+            let is_it =
+                |status: &&mut crate::api::RestartStatus| status.kind == rollout.kind && status.name == rollout.name;
+            let Some(status) = self.status.restarts.iter_mut().find(is_it) else { continue };
+            restart::settle(status, rolled, object, now);
+            match rolled {
+                Rolled::Done => self.events.push(PlannedEvent {
+                    warning: false,
+                    reason: Reason::Restarted,
+                    note: format!(
+                        "{} {}/{} is restarted: what it uses of {} changed",
+                        rollout.kind.as_str(),
+                        object.id.namespace,
+                        rollout.name,
+                        object.target_display()
+                    ),
+                }),
+                Rolled::Missing => {}
+                Rolled::Refused(_) => refused = refused.or(status.message.clone()),
+            }
+        }
+        let Some(message) = refused else { return };
+        self.requeue_after = Some(self.requeue_after.map_or(RESTART_RETRY, |after| after.min(RESTART_RETRY)));
+        if conditions::is_ready(&self.status.conditions) {
+            let verdict = Verdict::not_ready(Reason::RestartFailed, message);
+            self.status.conditions = conditions::conditions(&previous.conditions, &verdict, object.generation, now);
+            // That all is well again was too early.
+            self.events.retain(|event| event.reason != Reason::Synced);
+            self.events.extend(transition(&previous.conditions, &verdict));
+        }
+    }
 }
 
 /// What the status says when the API server refused the target; `why` holds no value.
@@ -363,6 +539,7 @@ pub fn refused(object: &Object, previous: &SyncStatus, why: &str, now: Timestamp
         old_target: None,
         written: None,
         started: now,
+        refreshed: None,
     };
     let message = format!("the API server refused {}: {why}", object.target_display());
     keep(&observed, now, Verdict::not_ready(Reason::TargetRefused, message), None)
@@ -373,6 +550,10 @@ fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) -> TargetActi
         return if gone { TargetAction::Keep } else { TargetAction::Create(manifest) };
     };
     let version = version(target);
+    if observed.object.is_merge() {
+        let is_right = manifest.is_merged_into(target, &merger(&observed.object.uid));
+        return if is_right { TargetAction::Keep } else { TargetAction::Merge { manifest, version } };
+    }
     if gone {
         // One that only accepts us holds nothing of ours yet.
         return match ownership(observed.object, target) {
@@ -413,7 +594,9 @@ fn wait(observed: &Observed<'_>) -> Plan {
     Plan {
         target: TargetAction::Keep,
         target_is_right: false,
+        intent: None,
         remove: None,
+        rollouts: Vec::new(),
         status: observed.previous.clone(),
         events: Vec::new(),
         requeue_after: None,
@@ -429,11 +612,12 @@ fn keep(observed: &Observed<'_>, now: Timestamp, verdict: Verdict, lines: Option
 }
 
 /// The whole workspace fails: the target stays, and the object stays Ready on it until it is stale.
-fn outage(observed: &Observed<'_>, failure: &Failure, lines: Vec<Line>, now: Timestamp) -> Plan {
+fn outage(scene: &Scene<'_>, failure: &Failure, lines: Vec<Line>, now: Timestamp) -> Plan {
+    let observed = scene.observed;
     if let Some(left) = time_to_stale(observed, failure, now) {
         return Plan { requeue_after: Some(left), ..wait(observed) };
     }
-    let message = sentences(&failure.message, &unchanged_since(observed, Some(failure), now));
+    let message = sentences(&failure.message, &unchanged_since(scene, Some(failure), now));
     let verdict = Verdict::not_ready(failure.reason, message);
     let events = transition_event(observed, &verdict).into_iter().collect();
     let failing_since = Some(since(observed, Some(failure), now));
@@ -457,13 +641,13 @@ fn since(observed: &Observed<'_>, failure: Option<&Failure>, now: Timestamp) -> 
     observed.previous.failing_since.clone().unwrap_or_else(|| Time(failure.map_or(now, |f| f.since)))
 }
 
-fn unchanged(observed: &Observed<'_>, now: Timestamp) -> String {
-    unchanged_since(observed, None, now)
+fn unchanged(scene: &Scene<'_>, now: Timestamp) -> String {
+    unchanged_since(scene, None, now)
 }
 
-fn unchanged_since(observed: &Observed<'_>, failure: Option<&Failure>, now: Timestamp) -> String {
-    if current_data(observed).is_some() {
-        format!("Target unchanged since {}", since(observed, failure, now).0.strftime("%Y-%m-%dT%H:%M:%SZ"))
+fn unchanged_since(scene: &Scene<'_>, failure: Option<&Failure>, now: Timestamp) -> String {
+    if scene.current.is_some() {
+        format!("Target unchanged since {}", since(scene.observed, failure, now).0.strftime("%Y-%m-%dT%H:%M:%SZ"))
     } else {
         NOT_WRITTEN.to_owned()
     }
@@ -478,12 +662,7 @@ fn status(
 ) -> SyncStatus {
     let object = observed.object;
     let previous = observed.previous;
-    let (keys, entries) = match lines {
-        Some(lines) => {
-            (Some(format!("{}/{}", done(&lines), lines.len())), lines.into_iter().map(|line| line.status).collect())
-        }
-        None => (previous.keys.clone(), previous.entries.clone()),
-    };
+    let report = lines.map(report);
     SyncStatus {
         observed_generation: object.generation,
         conditions: conditions::conditions(&previous.conditions, verdict, object.generation, now),
@@ -492,8 +671,13 @@ fn status(
             _ => Some(ResolvedWorkspace { kind: object.workspace.kind, name: object.workspace.name.clone() }),
         },
         target: previous.target.clone(),
-        keys,
-        entries,
+        keys: report.as_ref().map_or_else(|| previous.keys.clone(), |report| Some(report.keys.clone())),
+        counts: report.as_ref().map_or(previous.counts, |report| Some(report.counts)),
+        entries: report.map_or_else(|| previous.entries.clone(), |report| report.entries),
+        found: previous.found.clone(),
+        revision: previous.revision,
+        restarts: previous.restarts.clone(),
+        last_handled_refresh: previous.last_handled_refresh.clone(),
         // Whole seconds, as the API server keeps them: else every comparison would see a difference.
         failing_since: failing_since.map(|Time(at)| Time(whole_seconds(at))),
         last_change_time: previous.last_change_time.clone(),

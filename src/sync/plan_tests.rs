@@ -5,7 +5,8 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::api::{Source, TemplateMetadata, WorkspaceKind};
+use crate::api::{Decoding, Source, TemplateMetadata, WorkspaceKind};
+use crate::sync::layout::Format;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::{Absence, Answer, Dependent, Document, Entry, Kind, Missing, Shape};
 
@@ -40,9 +41,9 @@ impl World {
                 key: (*key).into(),
                 remote: variable(key),
                 property: None,
-                property_text: None,
                 optional: false,
                 default: None,
+                decoding: Decoding::None,
             })
             .collect();
         Self {
@@ -57,6 +58,13 @@ impl World {
                 },
                 created: Some(at(0)),
                 entries,
+                sources: Vec::new(),
+                format: Format::Plain,
+                templates: None,
+                immutable: false,
+                creation_policy: CreationPolicy::Owner,
+                restarts: Vec::new(),
+                refresh: None,
                 target_name: "etl".into(),
                 target_type: Some("Opaque".into()),
                 template: TemplateMetadata::default(),
@@ -134,23 +142,42 @@ impl World {
             old_target: self.old_target.as_ref(),
             written: self.written.as_ref(),
             started: at(self.started),
+            refreshed: None,
         }
     }
 
     /// Plans and carries it out, as the API server would.
     fn step(&mut self) -> Plan {
-        let plan = self.plan();
+        let mut plan = self.plan();
         match &plan.target {
             TargetAction::Keep => {}
             TargetAction::Create(manifest) | TargetAction::Recreate { manifest, .. } => self.put(manifest, true),
             TargetAction::Replace { manifest, .. } => self.put(manifest, false),
+            TargetAction::Merge { manifest, .. } => self.merge(manifest),
             TargetAction::Delete { .. } => self.target = None,
         }
         if plan.remove.is_some() {
             self.old_target = None;
         }
+        let done = vec![Rolled::Done; plan.rollouts.len()];
+        plan.rolled(&done, &self.object, &self.status, at(self.now));
         self.status = plan.status.clone();
         plan
+    }
+
+    /// As a server-side apply of the object's own field manager.
+    fn merge(&mut self, manifest: &Manifest) {
+        self.version += 1;
+        let manager = merger(&self.object.uid);
+        let target = self.target.as_mut().unwrap();
+        for key in target.managers.remove(&manager).unwrap_or_default() {
+            target.data.remove(&key);
+        }
+        target.labels.extend(manifest.labels.clone());
+        target.data.extend(manifest.data.clone());
+        target.managers.insert(manager, manifest.data.keys().cloned().collect());
+        target.resource_version = self.version.to_string();
+        self.written = Some(version(target));
     }
 
     fn put(&mut self, manifest: &Manifest, new: bool) {
@@ -166,8 +193,9 @@ impl World {
             owners: manifest.owners.clone(),
             data: manifest.data.clone(),
             finalizers: manifest.finalizers.clone(),
-            immutable: false,
+            immutable: manifest.immutable,
             deleting: false,
+            managers: BTreeMap::new(),
         });
         self.written = Some(Version { uid, resource_version: self.version.to_string() });
     }
@@ -588,7 +616,7 @@ fn a_renamed_target_is_written_before_the_old_one_goes() {
     world.written = None;
     let plan = world.settle();
     assert!(matches!(plan.target, TargetAction::Create(_)));
-    assert_eq!(plan.remove.unwrap().0, "etl");
+    assert_eq!(plan.remove.unwrap().name(), "etl");
     assert_eq!(world.status.target.as_ref().unwrap().name, "new");
 }
 

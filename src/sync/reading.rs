@@ -1,5 +1,6 @@
 //! What was read from Prefect for one key.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -21,6 +22,11 @@ pub struct Document {
 pub enum Shape {
     /// A variable's value, or a local secret: the text is the value.
     Value,
+    /// The value of a variable that has tags.
+    Tagged {
+        /// The tags.
+        tags: Vec<String>,
+    },
     /// A block: the text is its `data` object.
     Block {
         /// Paths whose values Prefect masks, with `*` for any name, such as `secrets.*`.
@@ -47,6 +53,15 @@ impl Document {
     #[must_use]
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The tags of the variable that it is the value of.
+    #[must_use]
+    pub fn tags(&self) -> &[String] {
+        match &*self.shape {
+            Shape::Tagged { tags } => tags,
+            Shape::Value | Shape::Block { .. } => &[],
+        }
     }
 
     /// The same, to share it.
@@ -122,6 +137,8 @@ pub enum Answer {
     },
     /// There is none.
     Absent(Absence),
+    /// The names that a listing has.
+    Listed(Arc<BTreeSet<String>>),
 }
 
 /// Why a key, or a whole workspace, can't be read.
@@ -160,6 +177,8 @@ pub enum Read {
         /// Prefect's ids of the document and of what is inlined into it: events name them.
         ids: Box<[Uuid]>,
     },
+    /// The names that a listing has; what is under them is read with it.
+    Listed(BTreeSet<String>),
     /// An exact not-found answer by name.
     NotFound,
     /// A list without it, and it was not asked for by name: too many were missing at once.

@@ -76,10 +76,28 @@ reasons! {
     ValueMasked,
     /// The value can't be delivered, such as text that is no valid Unicode.
     ValueInvalid,
+    /// No block or variable matches `find`.
+    NothingFound,
+    /// A name that `dataFrom` found becomes no legal key.
+    KeyInvalid,
+    /// Two names of one item of `dataFrom` become the same key.
+    KeyClash,
+    /// A regular expression is none.
+    RegexpInvalid,
+    /// The value is not what `decoding` says.
+    DecodingFailed,
+    /// A template can't be understood.
+    TemplateInvalid,
+    /// A template can't be rendered with the values that there are.
+    TemplateFailed,
+    /// The entries can't be laid out in the format that is asked for.
+    FormatFailed,
     /// Most of what the workspace delivered vanished together, as when a database is emptied: nothing is removed.
     KeysVanished,
     /// The values together are larger than the 1 MiB that Kubernetes allows.
     TargetTooLarge,
+    /// There is no Secret or ConfigMap of the target's name to merge keys into.
+    TargetNotFound,
     /// A Secret or ConfigMap of the target's name exists and belongs to someone else.
     TargetConflict,
     /// The API server refused the target.
@@ -90,6 +108,10 @@ reasons! {
     DriftRepaired,
     /// A target that was no longer asked for was removed.
     TargetRemoved,
+    /// A workload was restarted, because content that it uses changed.
+    Restarted,
+    /// A workload could not be restarted.
+    RestartFailed,
 }
 
 impl std::fmt::Display for Reason {
@@ -113,7 +135,10 @@ impl Reason {
                 | Self::CloudNeedsWorkspace
                 | Self::LocalInvalid
                 | Self::PropertyInvalid
+                | Self::RegexpInvalid
+                | Self::TemplateInvalid
                 | Self::TargetTooLarge
+                | Self::TargetNotFound
                 | Self::TargetConflict
                 | Self::TargetRefused
         )

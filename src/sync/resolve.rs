@@ -3,18 +3,19 @@
 use zeroize::Zeroizing;
 
 use super::conditions::sentences;
+use super::object::Property;
 use super::path::{Step, Walked};
 use super::reading::{Absence, Answer, Document, Missing, Shape};
-use super::value;
+use super::value::{self, Content, Form};
 use super::{Entry, Reason, RemoteKey};
-use crate::api::Source;
+use crate::api::{Decoding, Source};
 
 /// What an entry comes to.
 pub enum Outcome {
     /// A value to deliver.
     Value {
-        /// The bytes.
-        bytes: Zeroizing<Vec<u8>>,
+        /// The value.
+        content: Content,
         /// Who answered.
         source: Source,
     },
@@ -42,7 +43,41 @@ pub fn resolve(entry: &Entry, answer: &Answer, workspace: &str) -> Outcome {
     match answer {
         Answer::Absent(absence) => absent(entry, absence, workspace),
         Answer::Found { document, source } => found(entry, document, *source),
+        // No entry asks for one.
+        Answer::Listed(_) => Outcome::Failed { reason: Reason::ValueInvalid, message: "a listing is no value".into() },
     }
+}
+
+/// The members of the JSON object that `entry` leads to, each with what it comes to; those that are null are left out.
+///
+/// # Errors
+/// Why there are none.
+pub fn members(entry: &Entry, document: &Document, source: Source) -> Result<Vec<(String, Outcome)>, Outcome> {
+    let Selected { raw, mut prefix } = select(entry, document)?;
+    let text = raw.trim();
+    // Most Secret blocks made by hand hold JSON as a string.
+    let inner = if text.starts_with('"') { serde_json::from_str::<String>(text).ok() } else { None };
+    let inner = inner.map(Zeroizing::new);
+    let text = inner.as_ref().map_or(text, |inner| inner.trim());
+    if masked(document, &raw, &prefix) && inner.is_some() {
+        return Err(mask(entry));
+    }
+    let members: Option<std::collections::BTreeMap<String, &serde_json::value::RawValue>> =
+        if value::is_too_deep(text) { None } else { serde_json::from_str(text).ok() };
+    let Some(members) = members else {
+        return Err(Outcome::Failed {
+            reason: Reason::NotJson,
+            message: format!("{} holds no JSON object, so there are no members to extract", entry.remote),
+        });
+    };
+    let set = members.into_iter().filter(|(_, member)| member.get() != "null");
+    let outcomes = set.map(|(name, member)| {
+        prefix.push(name.clone());
+        let outcome = deliver(entry, document, member.get(), &prefix, source);
+        prefix.pop();
+        (name, outcome)
+    });
+    Ok(outcomes.collect())
 }
 
 /// What to do about a name that is not there and not like any that is.
@@ -70,10 +105,7 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
     let name = remote.name();
     let did_you_mean =
         |near: &Option<String>| near.as_ref().map_or_else(String::new, |near| format!("did you mean {near:?}?"));
-    let block_type = match remote {
-        RemoteKey::Block { block_type, .. } => block_type.as_str(),
-        RemoteKey::Variable { .. } => "",
-    };
+    let block_type = remote.block_type().unwrap_or_default();
     let sentence = |head: String, rules: &str, near: &Option<String>, otherwise: &str| {
         let near = did_you_mean(near);
         match (rules.is_empty(), near.is_empty()) {
@@ -125,16 +157,31 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
 }
 
 fn found(entry: &Entry, document: &Document, source: Source) -> Outcome {
+    match select(entry, document) {
+        Ok(Selected { raw, prefix }) => deliver(entry, document, &raw, &prefix, source),
+        Err(outcome) => outcome,
+    }
+}
+
+/// What an entry leads to: raw JSON, and where in the block it was.
+struct Selected {
+    raw: Zeroizing<String>,
+    prefix: Vec<String>,
+}
+
+fn select(entry: &Entry, document: &Document) -> Result<Selected, Outcome> {
     let path = match &entry.property {
-        Some(Err(error)) => return Outcome::Failed { reason: Reason::PropertyInvalid, message: error.to_string() },
-        Some(Ok(path)) => Some(path),
+        Some(Property { path: Err(error), .. }) => {
+            return Err(Outcome::Failed { reason: Reason::PropertyInvalid, message: error.to_string() });
+        }
+        Some(Property { path: Ok(path), text }) => Some((path, text)),
         None => None,
     };
     if value::is_too_deep(document.raw()) {
-        return Outcome::Failed {
+        return Err(Outcome::Failed {
             reason: Reason::ValueInvalid,
             message: format!("{} is nested more than {} levels deep; store it as text", entry.remote, value::MAX_DEPTH),
-        };
+        });
     }
     // A Secret block is its `value`; every other block type is all of its fields.
     let is_secret_block =
@@ -143,59 +190,71 @@ fn found(entry: &Entry, document: &Document, source: Source) -> Outcome {
         Shape::Block { .. } if is_secret_block => match secret_value(document.raw()) {
             Some(value) => (value, vec!["value".to_owned()]),
             None => {
-                return Outcome::Failed {
+                return Err(Outcome::Failed {
                     reason: Reason::ValueInvalid,
                     message: format!("{} has no value; set one in Prefect", entry.remote),
-                };
+                });
             }
         },
         _ => (Zeroizing::new(document.raw().to_owned()), Vec::new()),
     };
-    let selected = match path {
-        None => root,
-        Some(path) => {
-            let text = entry.property_text.as_deref().unwrap_or_default();
-            match path.walk(&root) {
-                Walked::Found(selected) => {
-                    prefix.extend(path.steps().iter().map(|step| match step {
-                        Step::Member(name) => name.clone(),
-                        Step::Index(_) => "*".to_owned(),
-                    }));
-                    selected
-                }
-                Walked::Null => return unset(entry, text),
-                Walked::NotJson if masked(document, &root, &prefix) => return mask(entry),
-                Walked::NotJson => {
-                    return Outcome::Failed {
-                        reason: Reason::NotJson,
-                        message: format!(
-                            "{} holds text that is no JSON, so there is nothing to look into at {text:?}; leave remoteRef.property out to take it whole",
-                            entry.remote
-                        ),
-                    };
-                }
-                Walked::Missing { depth } => {
-                    return no_such_property(entry, document, path.steps(), text, depth, is_secret_block);
-                }
-            }
+    let Some((path, text)) = path else { return Ok(Selected { raw: root, prefix }) };
+    match path.walk(&root) {
+        Walked::Found(raw) => {
+            prefix.extend(path.steps().iter().map(|step| match step {
+                Step::Member(name) => name.clone(),
+                Step::Index(_) => "*".to_owned(),
+            }));
+            Ok(Selected { raw, prefix })
         }
-    };
-    if masked(document, &selected, &prefix) {
+        Walked::Null => Err(unset(entry, text)),
+        Walked::NotJson if masked(document, &root, &prefix) => Err(mask(entry)),
+        Walked::NotJson => Err(Outcome::Failed {
+            reason: Reason::NotJson,
+            message: format!(
+                "{} holds text that is no JSON, so there is nothing to look into at {text:?}; leave remoteRef.property out to take it whole",
+                entry.remote
+            ),
+        }),
+        Walked::Missing { depth } => Err(no_such_property(entry, document, path.steps(), text, depth, is_secret_block)),
+    }
+}
+
+fn deliver(entry: &Entry, document: &Document, raw: &str, prefix: &[String], source: Source) -> Outcome {
+    if masked(document, raw, prefix) {
         return mask(entry);
     }
-    match value::delivered(&selected) {
-        Some(bytes) => Outcome::Value { bytes, source },
-        None => Outcome::Failed {
+    let Some(content) = value::delivered(raw) else {
+        return Outcome::Failed {
             reason: Reason::ValueInvalid,
             message: format!("{} holds text that is no valid Unicode (half of a surrogate pair)", entry.remote),
+        };
+    };
+    match entry.decoding {
+        Decoding::None => Outcome::Value { content, source },
+        Decoding::Base64 => match decoded(&content) {
+            Some(content) => Outcome::Value { content, source },
+            None => Outcome::Failed {
+                reason: Reason::DecodingFailed,
+                message: format!(
+                    "{} holds no base64, as decoding says; correct it in Prefect, or leave decoding out",
+                    entry.remote
+                ),
+            },
         },
     }
+}
+
+fn decoded(content: &Content) -> Option<Content> {
+    let bytes = (content.form == Form::Text).then(|| value::decode_base64(&content.bytes))??;
+    let form = if std::str::from_utf8(&bytes).is_ok() { Form::Text } else { Form::Binary };
+    Some(Content { bytes, form })
 }
 
 fn masked(document: &Document, raw: &str, prefix: &[String]) -> bool {
     match document.shape() {
         Shape::Block { secret_fields, .. } => value::is_masked(raw, prefix, secret_fields),
-        Shape::Value => false,
+        Shape::Value | Shape::Tagged { .. } => false,
     }
 }
 

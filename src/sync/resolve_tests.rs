@@ -2,16 +2,15 @@ use std::sync::Arc;
 
 use super::*;
 use crate::sync::Timestamp;
-use crate::sync::path::Path;
 
 fn entry(remote: RemoteKey, property: Option<&str>) -> Entry {
     Entry {
         key: "KEY".into(),
         remote,
-        property: property.map(Path::parse),
-        property_text: property.map(str::to_owned),
+        property: Property::of(property.map(str::to_owned).as_ref()),
         optional: false,
         default: None,
+        decoding: Decoding::None,
     }
 }
 
@@ -36,7 +35,7 @@ fn outcome(remote: RemoteKey, property: Option<&str>, raw: &str, shape: Shape) -
 
 fn show(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Value { bytes, .. } => String::from_utf8(bytes.to_vec()).unwrap(),
+        Outcome::Value { content, .. } => String::from_utf8(content.bytes.to_vec()).unwrap(),
         Outcome::Absent { reason, message, firm } => format!("absent {reason} firm={firm}: {message}"),
         Outcome::Failed { reason, message } => format!("failed {reason}: {message}"),
     }

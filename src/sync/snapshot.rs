@@ -58,6 +58,19 @@ pub struct Snapshot {
     outage: Option<Outage>,
     passes: u64,
     merged: u64,
+    /// Requests to read an object's keys at once.
+    refreshing: BTreeMap<Dependent, Refreshing>,
+    /// Keys that are to be read at once because of them.
+    forced: BTreeSet<RemoteKey>,
+}
+
+/// A request to read an object's keys at once.
+struct Refreshing {
+    token: String,
+    /// It is done when all keys are of later passes than this.
+    after: u64,
+    /// Whether the object was told that it is.
+    told: bool,
 }
 
 /// What a merged pass calls for.
@@ -109,7 +122,84 @@ pub struct Times {
 
 impl Snapshot {
     /// Notes what an object asks for, and says what is known of its keys, as [`Snapshot::readings`] does.
-    pub fn observe(&mut self, object: &Dependent, interest: Interest) -> BTreeMap<RemoteKey, Reading> {
+    pub fn observe(&mut self, object: &Dependent, mut interest: Interest) -> BTreeMap<RemoteKey, Reading> {
+        self.extend(&mut interest);
+        self.request_refresh(object, &interest);
+        self.hold_interest(object, interest);
+        let readings = self.readings(object);
+        // It hears of the outage now, so it is to hear of its end.
+        if readings.values().any(|reading| reading.failure.as_ref().is_some_and(|failure| failure.workspace_wide))
+            && let Some(interest) = self.interests.get_mut(object)
+        {
+            interest.well = false;
+        }
+        readings
+    }
+
+    /// What listings have found is asked for, too.
+    fn extend(&self, interest: &mut Interest) {
+        let listings: Vec<&RemoteKey> = interest.remote_keys().filter(|key| is_listing(key)).collect();
+        let members: Vec<RemoteKey> = listings.into_iter().flat_map(|listing| self.members(listing)).collect();
+        for member in &members {
+            interest.add(member);
+        }
+    }
+
+    /// The keys that a listing has found.
+    fn members(&self, listing: &RemoteKey) -> impl Iterator<Item = RemoteKey> {
+        let names = match self.keys.get(listing).and_then(Known::answer) {
+            Some(Answer::Listed(names)) => Some(Arc::clone(names)),
+            _ => None,
+        };
+        let block_type = listing.block_type();
+        let named = |name: &String| RemoteKey::named(block_type, name.clone());
+        names.iter().flat_map(|names| names.iter()).map(named).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Notes a request to read the object's keys at once, if it is new.
+    fn request_refresh(&mut self, object: &Dependent, interest: &Interest) {
+        let Some(token) = &interest.refresh else {
+            self.refreshing.remove(object);
+            return;
+        };
+        if self.refreshing.get(object).is_none_or(|known| known.token != *token) {
+            let request = Refreshing { token: token.clone(), after: self.passes, told: false };
+            self.refreshing.insert(object.clone(), request);
+            self.forced.extend(interest.remote_keys().cloned());
+        }
+    }
+
+    /// Whether the object asks for more than so many keys.
+    #[must_use]
+    pub fn asks_for_more_than(&self, object: &Dependent, keys: usize) -> bool {
+        self.interests.get(object).is_some_and(|interest| interest.keys.len() > keys)
+    }
+
+    /// The keys that are to be read at once because somebody asked for it.
+    pub fn take_forced(&mut self) -> BTreeSet<RemoteKey> {
+        std::mem::take(&mut self.forced)
+    }
+
+    /// Whether there are keys that are to be read at once because somebody asked for it.
+    #[must_use]
+    pub fn has_forced(&self) -> bool {
+        !self.forced.is_empty()
+    }
+
+    /// The request to read the object's keys that has been done.
+    #[must_use]
+    pub fn refreshed(&self, object: &Dependent) -> Option<String> {
+        let request = self.refreshing.get(object)?;
+        self.is_read_since(object, request.after).then(|| request.token.clone())
+    }
+
+    fn is_read_since(&self, object: &Dependent, pass: u64) -> bool {
+        let is_read =
+            |key| self.reading(key).is_some_and(|reading| reading.failure.is_none() && reading.passes.1 > pass);
+        self.interests.get(object).is_some_and(|interest| interest.remote_keys().all(is_read))
+    }
+
+    fn hold_interest(&mut self, object: &Dependent, interest: Interest) {
         let before = self.interests.insert(object.clone(), interest);
         for key in before.iter().flat_map(Interest::remote_keys) {
             if self.interests[object].holds(key).is_none() {
@@ -127,14 +217,6 @@ impl Snapshot {
                 self.unread.insert(key.clone());
             }
         }
-        let readings = self.readings(object);
-        // It hears of the outage now, so it is to hear of its end.
-        if readings.values().any(|reading| reading.failure.as_ref().is_some_and(|failure| failure.workspace_wide))
-            && let Some(interest) = self.interests.get_mut(object)
-        {
-            interest.well = false;
-        }
-        readings
     }
 
     /// What is known of the keys that an object asks for; one that is not there was not read yet.
@@ -145,16 +227,18 @@ impl Snapshot {
     }
 
     /// Notes anew what an object's target holds, if the object asks for anything.
-    pub fn note(&mut self, object: &Dependent, interest: Interest) {
-        if let Some(noted) = self.interests.get_mut(object)
-            && noted.remote_keys().eq(interest.remote_keys())
-        {
-            *noted = interest;
+    pub fn note(&mut self, object: &Dependent, mut interest: Interest) {
+        self.extend(&mut interest);
+        let Some(noted) = self.interests.get(object) else { return };
+        if interest.remote_keys().all(|key| noted.holds(key).is_some()) {
+            self.request_refresh(object, &interest);
+            self.hold_interest(object, interest);
         }
     }
 
     /// Forgets an object, and the keys that nobody else asks for.
     pub fn forget(&mut self, object: &Dependent) {
+        self.refreshing.remove(object);
         for (key, _) in self.interests.remove(object).into_iter().flat_map(|interest| interest.keys) {
             release(&mut self.keys, &mut self.unread, &key, object);
         }
@@ -231,8 +315,13 @@ impl Snapshot {
     /// document of that id.
     #[must_use]
     pub fn announced(&self, is_block: bool, name: &str, id: Uuid) -> BTreeSet<RemoteKey> {
-        let concerns = |key: &RemoteKey, known: &Known| {
-            (matches!(key, RemoteKey::Block { .. }) == is_block && key.name() == name) || known.ids.contains(&id)
+        let concerns = |key: &RemoteKey, known: &Known| match key {
+            RemoteKey::Listing(query) => {
+                // A name that it has is a key of its own; whether tags still fit only the listing says.
+                let has_it = matches!(known.answer(), Some(Answer::Listed(names)) if names.contains(name));
+                query.block_type.is_some() == is_block && (!has_it || !query.tags.is_empty()) && query.matches(name)
+            }
+            key => (key.block_type().is_some() == is_block && key.name() == name) || known.ids.contains(&id),
         };
         self.keys.iter().filter(|(key, known)| concerns(key, known)).map(|(key, _)| key.clone()).collect()
     }
@@ -245,21 +334,24 @@ impl Snapshot {
         let mut placed: BTreeSet<&RemoteKey> = BTreeSet::new();
         let mut portion: BTreeSet<RemoteKey> = BTreeSet::new();
         let mut sizes: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-        for key in keys {
+        // A listing first, with all that it finds: reading it reads them.
+        for key in keys.iter().filter(|key| is_listing(key)).chain(keys) {
             if placed.contains(key) {
                 continue;
             }
+            let members: BTreeSet<RemoteKey> = self.members(key).collect();
             let users = self.keys.get(key).map(|known| &known.users);
             let users = users.into_iter().filter(|users| users.len() <= MOST_USERS).flatten();
             let companions = users
                 .filter_map(|user| self.interests.get(user))
                 .flat_map(Interest::remote_keys)
                 .filter(|companion| with_companions || keys.contains(*companion));
-            let group: BTreeSet<&RemoteKey> = companions.chain([key]).collect();
+            let members = keys.iter().filter(|key| members.contains(*key));
+            let group: BTreeSet<&RemoteKey> = companions.chain(members).chain([key]).collect();
             let with = |sizes: &BTreeMap<Option<&'a str>, usize>, portion: &BTreeSet<RemoteKey>| {
                 let mut sizes = sizes.clone();
                 for key in group.iter().filter(|key| !portion.contains(**key)) {
-                    *sizes.entry(block_type(key)).or_default() += 1;
+                    *sizes.entry(key.block_type()).or_default() += 1;
                 }
                 sizes
             };
@@ -301,6 +393,8 @@ impl Snapshot {
         let is_other = |known: &Known, read: &Read| match (read, known.answer()) {
             (Read::Found { document, .. }, Some(Answer::Found { document: held, .. })) => **document != **held,
             (Read::Found { .. }, _) => true,
+            (Read::Listed(names), Some(Answer::Listed(held))) => *names != **held,
+            (Read::Listed(_), _) => true,
             _ => false,
         };
         // What everybody shares is as fresh as its interval says; else all would be read with it.
@@ -335,6 +429,11 @@ impl Snapshot {
         let mut merged = Merged::default();
         let mut changed = BTreeSet::new();
         let mut newly_gone = BTreeSet::new();
+        for (key, read) in &reads {
+            if let Read::Listed(names) = read {
+                self.enlist(key, names);
+            }
+        }
         for (key, mut read) in reads {
             let pass = numbers.of(&key);
             let Some(known) = self.keys.get_mut(&key) else { continue };
@@ -368,11 +467,45 @@ impl Snapshot {
             known.read_at = times.at;
             self.unread.remove(&key);
         }
+        let done = self
+            .refreshing
+            .iter()
+            .filter(|(object, request)| !request.told && self.is_read_since(object, request.after));
+        let done: Vec<Dependent> = done.map(|(object, _)| object.clone()).collect();
+        for object in &done {
+            if let Some(request) = self.refreshing.get_mut(object) {
+                request.told = true;
+            }
+        }
         merged.census = self.hold(interval, &mut changed);
         merged.vanishing = newly_gone.iter().any(|key| self.is_delivered(key)) && self.are_vanishing();
         merged.wake =
             changed.iter().filter_map(|key| self.keys.get(key)).flat_map(|known| known.users.iter().cloned()).collect();
+        merged.wake.extend(done);
         merged
+    }
+
+    /// Whoever asks for a listing asks for what it finds.
+    fn enlist(&mut self, listing: &RemoteKey, names: &BTreeSet<String>) {
+        let Some(known) = self.keys.get(listing) else { return };
+        if matches!(known.answer(), Some(Answer::Listed(held)) if **held == *names) {
+            return;
+        }
+        let users = known.users.clone();
+        for name in names {
+            let member = RemoteKey::named(listing.block_type(), name.clone());
+            for user in &users {
+                if self.interests.get_mut(user).is_some_and(|interest| interest.add(&member)) {
+                    let known = self.keys.entry(member.clone()).or_default();
+                    if let Err(at) = known.users.binary_search(user) {
+                        known.users.insert(at, user.clone());
+                    }
+                    if known.reading.is_none() {
+                        self.unread.insert(member.clone());
+                    }
+                }
+            }
+        }
     }
 
     /// Nothing can be read any more, or still not. The first words of an outage that goes on for the same reason stand,
@@ -470,11 +603,8 @@ fn release(
     }
 }
 
-fn block_type(key: &RemoteKey) -> Option<&str> {
-    match key {
-        RemoteKey::Block { block_type, .. } => Some(block_type),
-        RemoteKey::Variable { .. } => None,
-    }
+fn is_listing(key: &RemoteKey) -> bool {
+    matches!(key, RemoteKey::Listing(_))
 }
 
 fn is_absent(reading: &Reading) -> bool {
@@ -516,6 +646,13 @@ fn reading(
             };
             good(Answer::Found { document, source })
         }
+        Read::Listed(names) => {
+            let names = match answered {
+                Some(Answer::Listed(held)) if **held == names => Arc::clone(held),
+                _ => Arc::new(names),
+            };
+            good(Answer::Listed(names))
+        }
         Read::NotFound => missing(true, explained),
         Read::Unlisted => missing(false, explained),
         Read::StillAbsent => {
@@ -530,9 +667,9 @@ fn reading(
 }
 
 fn unexplained(key: &RemoteKey) -> Missing {
-    match key {
-        RemoteKey::Block { .. } => Missing::Block { near: None },
-        RemoteKey::Variable { .. } => Missing::Variable { near: None },
+    match key.block_type() {
+        Some(_) => Missing::Block { near: None },
+        None => Missing::Variable { near: None },
     }
 }
 

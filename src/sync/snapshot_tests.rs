@@ -25,7 +25,7 @@ fn object(name: &str) -> Dependent {
 /// An interest in the keys named, all of them delivered, of an object that is well.
 fn interest(names: &[&str]) -> Interest {
     let keys = keys(names).into_iter().map(|key| (key, true)).collect();
-    Interest { keys, interval: None, well: true }
+    Interest { keys, interval: None, well: true, refresh: None }
 }
 
 fn snapshot(interests: &[(&str, &[&str])]) -> Snapshot {

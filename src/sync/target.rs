@@ -6,8 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::Object;
-use crate::api;
+use super::{Kind, Object};
+use crate::api::{self, CreationPolicy};
 
 /// Keys and values, zeroized on drop.
 pub type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
@@ -37,6 +37,8 @@ pub struct Target {
     pub immutable: bool,
     /// Whether it is marked for deletion, and waits for its finalizers.
     pub deleting: bool,
+    /// Which keys of its data belong to which field manager.
+    pub managers: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A Secret or ConfigMap as it should be.
@@ -56,8 +58,10 @@ pub struct Manifest {
     pub owners: Vec<OwnerReference>,
     /// Its finalizers, all of others.
     pub finalizers: Vec<String>,
-    /// Its keys and values.
+    /// Its keys and values; under Merge those of this object only.
     pub data: Data,
+    /// Whether Kubernetes is to refuse changes of its data.
+    pub immutable: bool,
 }
 
 /// Keys and sizes, never values.
@@ -95,25 +99,60 @@ pub enum Ownership {
     Foreign(String),
 }
 
+/// What the field managers of objects under Merge are called, before the object's UID.
+pub const MERGER: &str = "prefect-sync/";
+
+/// The field manager of an object under Merge.
+#[must_use]
+pub fn merger(uid: &str) -> String {
+    format!("{MERGER}{uid}")
+}
+
+/// The value of the label on a target in which objects of `kind` have keys.
+#[must_use]
+pub fn merged_label(kind: Kind) -> String {
+    format!("{}.keys", kind.as_str())
+}
+
 /// Whose `target` is. Ours is known by the owner annotation, so that a restored cluster or a recreated object
-/// finds its own again, or by the owner reference; never against another controller.
+/// finds its own again, or by the owner reference; never against another controller. Under Merge it is always someone
+/// else's, and never one of our own kinds', which keep their targets' data as a whole.
 #[must_use]
 pub fn ownership(object: &Object, target: &Target) -> Ownership {
-    let foreign_controller =
-        target.owners.iter().find(|owner| owner.controller == Some(true) && !is_reference_to(owner, object));
     let annotated = target.annotations.get(api::OWNER_ANNOTATION);
-    let marked_ours = target.owners.iter().any(|owner| owner.uid == object.uid)
-        || annotated.is_some_and(|owner| *owner == object.owner_name());
-    if marked_ours && foreign_controller.is_none() {
+    let accepted = target
+        .annotations
+        .get(api::ACCEPTS_ANNOTATION)
+        .is_some_and(|accepted| accepted.split(',').any(|name| name.trim() == object.owner_name()));
+    if object.is_merge() {
+        return match annotated {
+            Some(owner) => Ownership::Foreign(format!("{owner}, which keeps its data as a whole")),
+            None if accepted => Ownership::Accepted,
+            None => Ownership::Foreign("someone else".to_owned()),
+        };
+    }
+    if is_owned_by(object, target) {
         return Ownership::Ours;
     }
-    if target.annotations.get(api::ACCEPTS_ANNOTATION).is_some_and(|accepted| *accepted == object.owner_name()) {
+    if accepted {
         return Ownership::Accepted;
     }
-    if let Some(owner) = foreign_controller {
+    if let Some(owner) = foreign_controller(object, target) {
         return Ownership::Foreign(format!("{} {:?}", owner.kind, owner.name));
     }
     Ownership::Foreign(annotated.map_or_else(|| "someone else".to_owned(), Clone::clone))
+}
+
+/// Whether the target belongs to the object as a whole.
+#[must_use]
+pub fn is_owned_by(object: &Object, target: &Target) -> bool {
+    let annotated = target.annotations.get(api::OWNER_ANNOTATION).is_some_and(|owner| *owner == object.owner_name());
+    let marked = annotated || target.owners.iter().any(|owner| owner.uid == object.uid);
+    marked && foreign_controller(object, target).is_none()
+}
+
+fn foreign_controller<'a>(object: &Object, target: &'a Target) -> Option<&'a OwnerReference> {
+    target.owners.iter().find(|owner| owner.controller == Some(true) && !is_reference_to(owner, object))
 }
 
 /// Whether an owner reference means this object, also under a UID from before a restore.
@@ -138,6 +177,9 @@ impl Manifest {
     /// `existing` stay.
     #[must_use]
     pub fn new(object: &Object, existing: Option<&Target>, data: Data) -> Self {
+        if object.is_merge() {
+            return Self::keys(object, data);
+        }
         let mut labels = existing.map(|t| t.labels.clone()).unwrap_or_default();
         let mut annotations = existing.map(|t| t.annotations.clone()).unwrap_or_default();
         let mut owners = existing.map(|t| t.owners.clone()).unwrap_or_default();
@@ -164,7 +206,8 @@ impl Manifest {
             }
         }
         owners.retain(|owner| !is_reference_to(owner, object) && owner.controller != Some(true));
-        owners.push(OwnerReference {
+        // Without a reference Kubernetes leaves it when the object goes.
+        let owner = (object.creation_policy != CreationPolicy::Orphan).then(|| OwnerReference {
             api_version: format!("{}/v1alpha1", api::GROUP),
             kind: object.id.kind.as_str().to_owned(),
             name: object.id.name.clone(),
@@ -172,6 +215,7 @@ impl Manifest {
             controller: Some(true),
             block_owner_deletion: Some(true),
         });
+        owners.extend(owner);
         Self {
             namespace: object.id.namespace.clone(),
             name: object.target_name.clone(),
@@ -181,7 +225,32 @@ impl Manifest {
             owners,
             finalizers: existing.map(|t| t.finalizers.clone()).unwrap_or_default(),
             data,
+            immutable: object.immutable,
         }
+    }
+
+    /// Nothing, to be applied to a target that an object's keys are to leave.
+    #[must_use]
+    pub fn nothing(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            r#type: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            owners: Vec::new(),
+            finalizers: Vec::new(),
+            data: Data::new(),
+            immutable: false,
+        }
+    }
+
+    /// What the object applies to a target of someone else's: its keys, and the label by which the target is watched.
+    #[must_use]
+    pub fn keys(object: &Object, data: Data) -> Self {
+        let label = (api::OWNED_BY_LABEL.to_owned(), merged_label(object.id.kind));
+        let labels = if data.is_empty() { BTreeMap::new() } else { BTreeMap::from([label]) };
+        Self { labels, data, ..Self::nothing(&object.id.namespace, &object.target_name) }
     }
 
     /// The sum of the values' sizes in bytes, as Kubernetes limits it.
@@ -198,5 +267,34 @@ impl Manifest {
             && self.labels == existing.labels
             && self.annotations == existing.annotations
             && self.owners == existing.owners
+            && self.immutable == existing.immutable
+    }
+
+    /// Whether `existing` already has these keys, and no other, from the object of this field manager.
+    #[must_use]
+    pub fn is_merged_into(&self, existing: &Target, manager: &str) -> bool {
+        let is_ours = match existing.managers.get(manager) {
+            Some(keys) => keys.iter().eq(self.data.keys()),
+            None => self.data.is_empty(),
+        };
+        is_ours
+            && self.labels.iter().all(|(key, value)| existing.labels.get(key) == Some(value))
+            && self.data.iter().all(|(key, value)| existing.data.get(key) == Some(value))
+    }
+
+    /// The keys of these that `existing` has from someone else, each with its field manager.
+    #[must_use]
+    pub fn foreign_keys<'a>(&'a self, existing: &'a Target, manager: &str) -> Vec<(&'a str, &'a str)> {
+        let ours = existing.managers.get(manager);
+        let there = self.data.keys().filter(|key| existing.data.contains_key(*key));
+        let foreign = there.filter_map(|key| {
+            let other = existing.managers.iter().find(|(name, keys)| *name != manager && keys.contains(key));
+            let is_ours = ours.is_some_and(|keys| keys.contains(key));
+            match other {
+                Some((name, _)) => Some((key.as_str(), name.as_str())),
+                None => (!is_ours).then_some((key.as_str(), "someone else")),
+            }
+        });
+        foreign.collect()
     }
 }

@@ -11,16 +11,60 @@ pub const MASK: &str = "********";
 /// The largest sum of values that Kubernetes takes in one Secret or ConfigMap, in bytes.
 pub const MAX_TARGET_BYTES: usize = 1024 * 1024;
 
+/// What the bytes of a value are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A text.
+    Text,
+    /// The JSON of something else than a text.
+    Json,
+    /// What base64 stood for, and no text.
+    Binary,
+    /// As the target holds it already.
+    Kept,
+}
+
+/// A value to deliver. Zeroized on drop; `Debug` shows its length only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The bytes.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// What they are.
+    pub form: Form,
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Content({:?}, {} bytes)", self.form, self.bytes.len())
+    }
+}
+
 /// The value's bytes: a string byte for byte, anything else as the JSON that was served.
 ///
 /// `None` when the text is a string that is no valid Unicode (a lone surrogate escape).
 #[must_use]
-pub fn delivered(raw: &str) -> Option<Zeroizing<Vec<u8>>> {
+pub fn delivered(raw: &str) -> Option<Content> {
     let raw = raw.trim();
     if raw.starts_with('"') {
-        return serde_json::from_str::<String>(raw).ok().map(|text| Zeroizing::new(text.into_bytes()));
+        let text = serde_json::from_str::<String>(raw).ok()?;
+        return Some(Content { bytes: Zeroizing::new(text.into_bytes()), form: Form::Text });
     }
-    Some(Zeroizing::new(raw.as_bytes().to_vec()))
+    Some(Content { bytes: Zeroizing::new(raw.as_bytes().to_vec()), form: Form::Json })
+}
+
+/// What base64 stands for: standard or URL-safe, with or without padding, white space aside.
+#[must_use]
+pub fn decode_base64(encoded: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    use base64::Engine as _;
+    use base64::alphabet::{STANDARD, URL_SAFE};
+    use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+    let encoded: Zeroizing<Vec<u8>> =
+        Zeroizing::new(encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect());
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    [STANDARD, URL_SAFE]
+        .iter()
+        .find_map(|alphabet| GeneralPurpose::new(alphabet, config).decode(&**encoded).ok())
+        .map(Zeroizing::new)
 }
 
 /// The most levels of objects and arrays that a value may have; beyond it could only be there to exhaust the stack.
@@ -98,7 +142,7 @@ mod tests {
     use super::*;
 
     fn bytes(raw: &str) -> Vec<u8> {
-        delivered(raw).unwrap().to_vec()
+        delivered(raw).unwrap().bytes.to_vec()
     }
 
     #[test]
@@ -115,6 +159,18 @@ mod tests {
     fn anything_else_is_delivered_as_the_json_that_was_served() {
         for raw in ["1.50", "1E5", "123456789012345678901234567890", "1e400", "true", "null", r#"{"z":1,"a":[1.0]}"#] {
             assert_eq!(bytes(raw), raw.as_bytes());
+        }
+    }
+
+    #[test]
+    fn base64_is_read_however_it_is_written() {
+        let decoded = |text: &str| decode_base64(text.as_bytes()).map(|bytes| bytes.to_vec());
+        for text in ["+/8=", "+/8", "-_8=", "-_8", " +/\n8= "] {
+            assert_eq!(decoded(text), Some(vec![0xfb, 0xff]), "{text}");
+        }
+        assert_eq!(decoded(""), Some(Vec::new()));
+        for text in ["+_8=", "=", "a", "p/w:", "ä"] {
+            assert_eq!(decoded(text), None, "{text}");
         }
     }
 

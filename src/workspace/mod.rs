@@ -8,7 +8,7 @@
 //! - [`reader`] reads a set of keys once, in batches of exact names; it remembers nothing.
 //! - `session` is the loop that decides when to read, and merges what came back; what it decides by is in
 //!   [`sync::schedule`](crate::sync::schedule) and [`sync::snapshot`](crate::sync::snapshot).
-//! - `pass` reads one portion of the keys; `stream` listens to Prefect's events.
+//! - `pass` reads one portion of the keys, `listing` what `find` looks for; `stream` listens to Prefect's events.
 //! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them.
 //! - [`failure`] puts Prefect's errors into the words of conditions.
 //!
@@ -17,6 +17,7 @@
 //! last one's absences. A failure never removes the last good answer.
 
 pub mod failure;
+mod listing;
 mod pass;
 pub mod reader;
 mod registry;

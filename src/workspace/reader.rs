@@ -50,7 +50,7 @@ pub struct Reader {
 }
 
 /// A document, and Prefect's ids of it and of what is inlined into it.
-type Found = (Document, Box<[Uuid]>);
+pub(super) type Found = (Document, Box<[Uuid]>);
 
 /// Names to read together: of one block type, or of variables.
 struct Batch {
@@ -60,10 +60,7 @@ struct Batch {
 
 impl Batch {
     fn key(&self, name: &str) -> RemoteKey {
-        match &self.block_type {
-            Some(block_type) => RemoteKey::Block { block_type: block_type.clone(), name: name.to_owned() },
-            None => RemoteKey::Variable { name: name.to_owned() },
-        }
+        RemoteKey::named(self.block_type.as_deref(), name.to_owned())
     }
 
     fn keys(&self) -> impl Iterator<Item = RemoteKey> {
@@ -78,7 +75,7 @@ impl Batch {
 }
 
 /// Whether an error may be about what was asked for, while others can be read: a permission can be one block's.
-fn is_of_these_keys(error: &Error) -> bool {
+pub(super) fn is_of_these_keys(error: &Error) -> bool {
     error.is_batch_fault() || matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Rejected { .. })
 }
 
@@ -113,7 +110,11 @@ impl Reader {
     pub async fn read(&self, keys: &BTreeMap<RemoteKey, Before>, anything_read: bool, now: Timestamp) -> Pass {
         let mut pass = Pass { reads: BTreeMap::new(), outage: None, retry_after: None };
         let mut remote: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
-        for key in keys.keys() {
+        if self.read_listings(keys, &mut pass, now).await.is_break() {
+            return pass;
+        }
+        let unread: Vec<&RemoteKey> = keys.keys().filter(|key| !pass.reads.contains_key(*key)).collect();
+        for key in unread {
             if let Some(text) = self.local_value(key) {
                 let document = Arc::new(Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value));
                 let read = Read::Found { document, source: Source::Local, ids: Box::default() };
@@ -121,11 +122,7 @@ impl Reader {
             } else if self.client.is_none() {
                 pass.reads.insert(key.clone(), Read::NotFound);
             } else {
-                let block_type = match key {
-                    RemoteKey::Block { block_type, .. } => Some(block_type.clone()),
-                    RemoteKey::Variable { .. } => None,
-                };
-                remote.entry(block_type).or_default().push(key.name().to_owned());
+                remote.entry(key.block_type().map(str::to_owned)).or_default().push(key.name().to_owned());
             }
         }
         let Some(client) = &self.client else { return pass };
@@ -229,7 +226,7 @@ impl Reader {
         pass
     }
 
-    fn found(&self, client: &Client, key: &RemoteKey, (document, ids): Found, now: Timestamp) -> Read {
+    pub(super) fn found(&self, client: &Client, key: &RemoteKey, (document, ids): Found, now: Timestamp) -> Read {
         if document.raw().len() <= MAX_DOCUMENT {
             return Read::Found { document: Arc::new(document), source: Source::Api, ids };
         }
@@ -238,7 +235,7 @@ impl Reader {
         Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
     }
 
-    fn outage(&self, pass: &mut Pass, error: &Error, now: Timestamp) {
+    pub(super) fn outage(&self, pass: &mut Pass, error: &Error, now: Timestamp) {
         pass.retry_after = error.retry_after;
         pass.outage = Some(failure(error, &self.credentials, None, now));
     }
@@ -279,6 +276,7 @@ impl Reader {
                 found.map(|block| block_document(block, &Arc::new(Shape::Value)))
             }
             RemoteKey::Variable { name } => client.variable(name).await?.map(variable_document),
+            RemoteKey::Listing(_) => None,
         })
     }
 
@@ -308,6 +306,7 @@ impl Reader {
                 (Some(client), RemoteKey::Block { block_type, name }) => {
                     lists.explain_block(client, block_type, name).await
                 }
+                (Some(_), RemoteKey::Listing(_)) => continue,
             };
             explained.insert(key.clone(), missing);
         }
@@ -353,12 +352,13 @@ impl Lists {
 }
 
 /// `like` is taken for the shape if it is the same.
-fn block_document(block: Block, like: &Arc<Shape>) -> Found {
+pub(super) fn block_document(block: Block, like: &Arc<Shape>) -> Found {
     let shape = Shape::Block { secret_fields: block.secret_fields, fields: block.fields };
     let shape = if shape == **like { like.clone() } else { Arc::new(shape) };
     (Document::new(block.data, shape), block.ids.into())
 }
 
-fn variable_document(variable: Variable) -> Found {
-    (Document::new(variable.value, Shape::Value), variable.id.into_iter().collect())
+pub(super) fn variable_document(variable: Variable) -> Found {
+    let shape = if variable.tags.is_empty() { Shape::Value } else { Shape::Tagged { tags: variable.tags } };
+    (Document::new(variable.value, shape), variable.id.into_iter().collect())
 }

@@ -50,6 +50,8 @@ pub struct Observation {
     pub stale_after: Duration,
     /// What is known of the object's keys; one that is not there has not been read yet.
     pub readings: BTreeMap<RemoteKey, Reading>,
+    /// The request to read its keys at once that has been done.
+    pub refreshed: Option<String>,
 }
 
 /// All sessions. Cheap to clone; the lock is held for moments only, never across I/O.
@@ -165,7 +167,6 @@ impl Workspaces {
     #[must_use]
     pub fn observe(&self, object: &Object, status: &SyncStatus) -> Observation {
         let interest = Interest::of(object, status);
-        let asked = interest.keys.len();
         let mut inner = self.lock();
         let before = inner.assigned.insert(object.id.clone(), object.workspace.clone());
         if let Some(before) = before.filter(|before| *before != object.workspace) {
@@ -174,7 +175,8 @@ impl Workspaces {
         let slot = inner.slots.entry(object.workspace.clone()).or_default();
         let readings = slot.snapshot.observe(&object.id, interest);
         // Also in an outage, which may be over.
-        if readings.len() < asked || readings.values().any(|reading| reading.answer.is_none()) {
+        let is_unread = slot.snapshot.asks_for_more_than(&object.id, readings.len());
+        if is_unread || readings.values().any(|reading| reading.answer.is_none()) || slot.snapshot.has_forced() {
             slot.demand.notify_one();
         }
         Observation {
@@ -184,6 +186,7 @@ impl Workspaces {
             },
             usable: matches!(slot.state, State::Running(_)),
             stale_after: slot.stale_after,
+            refreshed: slot.snapshot.refreshed(&object.id),
             readings,
         }
     }

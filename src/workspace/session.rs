@@ -284,6 +284,8 @@ impl Run {
         // After an outage everything is read anyway.
         if !is_recovering && self.gathering.is_none_or(|(_, until)| until <= now) {
             self.gathering = None;
+            let forced = self.slot(|slot| slot.snapshot.take_forced())?;
+            self.announced.extend(forced);
             let portions = self.slot(|slot| {
                 let new: BTreeSet<RemoteKey> = slot.snapshot.unread().difference(&self.first_reads).cloned().collect();
                 let portions = slot.snapshot.portions(&new, true);

@@ -1,0 +1,145 @@
+//! Reads what `find` looks for: all blocks of a type, or all variables, page by page, each once for all who look.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::failure::failure;
+use super::reader::{Found, Pass, Reader, block_document, is_of_these_keys, variable_document};
+use crate::api::Source;
+use crate::prefect::{Client, Error, MAX_LISTED};
+use crate::sync::object::SECRET_BLOCK;
+use crate::sync::query::{Matcher, Query};
+use crate::sync::reading::Before;
+use crate::sync::{Document, Failure, Read, Reason, RemoteKey, Shape, Timestamp};
+
+/// Queries that one listing answers: of one block type, or of variables with the same tags.
+type Group<'a> = Vec<(&'a RemoteKey, &'a Query, Matcher)>;
+
+impl Reader {
+    /// Reads the listings among `keys`, and with each what it finds and what else of `keys` it comes across. Breaks off
+    /// when the workspace as a whole can't be read.
+    pub(super) async fn read_listings(
+        &self,
+        keys: &BTreeMap<RemoteKey, Before>,
+        pass: &mut Pass,
+        now: Timestamp,
+    ) -> ControlFlow<()> {
+        let mut groups: BTreeMap<(Option<&str>, &[String]), Group<'_>> = BTreeMap::new();
+        for key in keys.keys() {
+            // One that is no regular expression is not asked for.
+            if let RemoteKey::Listing(query) = key
+                && let Ok(matcher) = query.matcher()
+            {
+                let group = (query.block_type.as_deref(), query.tags.as_slice());
+                groups.entry(group).or_default().push((key, &**query, matcher));
+            }
+        }
+        for ((block_type, tags), group) in groups {
+            let matches = |name: &str| group.iter().any(|(_, _, matcher)| matcher.matches(name));
+            let asked: BTreeSet<&str> = keys
+                .keys()
+                .filter(|key| !matches!(key, RemoteKey::Listing(_)) && key.block_type() == block_type)
+                .map(RemoteKey::name)
+                .collect();
+            let wanted = |name: &str| asked.contains(name) || matches(name);
+            let listed = match &self.client {
+                Some(client) => list(client, block_type, tags, wanted).await,
+                None => Ok(Some(Vec::new())),
+            };
+            let found = match listed {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    for (key, query, _) in &group {
+                        pass.reads.insert((*key).clone(), Read::Failed(too_many(query, now)));
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    if is_of_these_keys(&error) && !self.is_down(pass, now).await {
+                        for (key, _, _) in &group {
+                            let failed = failure(&error, &self.credentials, Some(key), now);
+                            pass.reads.insert((*key).clone(), Read::Failed(failed));
+                        }
+                        continue;
+                    }
+                    if pass.outage.is_none() {
+                        self.outage(pass, &error, now);
+                    }
+                    return ControlFlow::Break(());
+                }
+            };
+            let mut names: BTreeSet<String> = BTreeSet::new();
+            for (name, found) in found {
+                let key = RemoteKey::named(block_type, name.clone());
+                let read = match &self.client {
+                    Some(client) => self.found(client, &key, found, now),
+                    None => continue,
+                };
+                pass.reads.insert(key, read);
+                names.insert(name);
+            }
+            // What is local comes first, here too.
+            for (name, text) in self.local_secrets(block_type).filter(|(name, _)| wanted(name)) {
+                let document = Arc::new(Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value));
+                let read = Read::Found { document, source: Source::Local, ids: Box::default() };
+                pass.reads.insert(RemoteKey::named(block_type, name.to_owned()), read);
+                names.insert(name.to_owned());
+            }
+            for (key, _, matcher) in &group {
+                let matching = names.iter().filter(|name| matcher.matches(name)).cloned().collect();
+                pass.reads.insert((*key).clone(), Read::Listed(matching));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether not only these keys but the server as a whole can't be read; then the pass says so.
+    async fn is_down(&self, pass: &mut Pass, now: Timestamp) -> bool {
+        let Some(client) = &self.client else { return false };
+        match client.check().await {
+            Ok(()) => false,
+            Err(error) => {
+                self.outage(pass, &error, now);
+                true
+            }
+        }
+    }
+
+    fn local_secrets(&self, block_type: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+        let local = self.local.as_ref().filter(|_| block_type == Some(SECRET_BLOCK));
+        local.into_iter().flat_map(|local| local.names().filter_map(|name| Some((name, local.get(name)?))))
+    }
+}
+
+async fn list(
+    client: &Client,
+    block_type: Option<&str>,
+    tags: &[String],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Option<Vec<(String, Found)>>, Error> {
+    Ok(match block_type {
+        Some(block_type) => {
+            let mut last = Arc::new(Shape::Value);
+            client.list_blocks(block_type, wanted).await?.map(|blocks| {
+                let found = blocks.into_iter().map(|block| {
+                    let (name, found) = (block.name.clone(), block_document(block, &last));
+                    last = found.0.shared_shape();
+                    (name, found)
+                });
+                found.collect()
+            })
+        }
+        None => client.list_variables(tags, wanted).await?.map(|variables| {
+            variables.into_iter().map(|variable| (variable.name.clone(), variable_document(variable))).collect()
+        }),
+    })
+}
+
+fn too_many(query: &Query, now: Timestamp) -> Failure {
+    let what = query.block_type.as_deref().map_or_else(|| "variables".to_owned(), |of| format!("{of} blocks"));
+    let message = format!(
+        "there are more than {MAX_LISTED} {what} to look through for {query}; name them one by one in spec.data, or use tags"
+    );
+    Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false }
+}
