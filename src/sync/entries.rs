@@ -131,7 +131,9 @@ fn find<'a>(scene: &Scene<'a>, source: &Source, query: &Query) -> Vec<Given<'a>>
     let given = matching.filter_map(|(key, _)| {
         // A member that is gone is no problem of the others'.
         let entry = Entry { optional: true, ..entry(source, key.clone(), None) };
-        let outcome = outcome(scene, &entry)?;
+        // One that is confirmed to be gone is no member any more.
+        let outcome =
+            outcome(scene, &entry).filter(|outcome| !matches!(outcome, Outcome::Absent { firm: true, .. }))?;
         Some(Given { entry, outcome, listed: false, name: Cow::Borrowed(key.name()) })
     });
     given.collect()

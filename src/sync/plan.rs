@@ -693,3 +693,11 @@ pub fn whole_seconds(at: Timestamp) -> Timestamp {
 #[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "plan_sources_tests.rs"]
+mod sources_tests;
+
+#[cfg(test)]
+#[path = "plan_policies_tests.rs"]
+mod policies_tests;

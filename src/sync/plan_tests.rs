@@ -16,25 +16,25 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
-fn variable(name: &str) -> RemoteKey {
+pub(super) fn variable(name: &str) -> RemoteKey {
     RemoteKey::Variable { name: name.into() }
 }
 
 /// A little world: one object, what Prefect says, what exists.
-struct World {
-    object: Object,
-    status: SyncStatus,
-    readings: BTreeMap<RemoteKey, Reading>,
-    target: Option<Target>,
-    old_target: Option<Target>,
-    written: Option<Version>,
-    started: i64,
-    now: i64,
-    version: u32,
+pub(super) struct World {
+    pub(super) object: Object,
+    pub(super) status: SyncStatus,
+    pub(super) readings: BTreeMap<RemoteKey, Reading>,
+    pub(super) target: Option<Target>,
+    pub(super) old_target: Option<Target>,
+    pub(super) written: Option<Version>,
+    pub(super) started: i64,
+    pub(super) now: i64,
+    pub(super) version: u32,
 }
 
 impl World {
-    fn new(keys: &[&str]) -> Self {
+    pub(super) fn new(keys: &[&str]) -> Self {
         let entries = keys
             .iter()
             .map(|key| Entry {
@@ -84,7 +84,7 @@ impl World {
     }
 
     /// A world in which everything has been delivered.
-    fn synced(keys: &[&str]) -> Self {
+    pub(super) fn synced(keys: &[&str]) -> Self {
         let mut world = Self::new(keys);
         for key in keys {
             world.found(key, &format!("\"{key}-1\""));
@@ -94,20 +94,20 @@ impl World {
         world
     }
 
-    fn found(&mut self, key: &str, raw: &str) {
+    pub(super) fn found(&mut self, key: &str, raw: &str) {
         let document = Arc::new(Document::new(Zeroizing::new(raw.to_owned()), Shape::Value));
         let answer = Some(Answer::Found { document, source: Source::Api });
         self.readings.insert(variable(key), Reading { answer, failure: None, passes: (1, 1) });
     }
 
-    fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
+    pub(super) fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
         let absence =
             Absence { missing: Missing::Variable { near: None }, since: at(self.now), exact: true, confirmed, held };
         self.readings
             .insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, passes: (1, 1) });
     }
 
-    fn fails(&mut self, key: &str, workspace_wide: bool) {
+    pub(super) fn fails(&mut self, key: &str, workspace_wide: bool) {
         let failure = Failure {
             reason: if workspace_wide { Reason::PrefectUnreachable } else { Reason::PrefectRejected },
             message: "cannot reach prefect".into(),
@@ -117,11 +117,11 @@ impl World {
         self.readings.entry(variable(key)).or_default().failure = Some(failure);
     }
 
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         self.plan_with(WorkspaceView::Usable)
     }
 
-    fn plan_with(&self, workspace: WorkspaceView<'_>) -> Plan {
+    pub(super) fn plan_with(&self, workspace: WorkspaceView<'_>) -> Plan {
         let observed = self.observed(workspace);
         let planned = plan(&observed, at(self.now));
         if !depends_on_target(&observed) {
@@ -131,7 +131,7 @@ impl World {
         planned
     }
 
-    fn observed<'a>(&'a self, workspace: WorkspaceView<'a>) -> Observed<'a> {
+    pub(super) fn observed<'a>(&'a self, workspace: WorkspaceView<'a>) -> Observed<'a> {
         Observed {
             object: &self.object,
             previous: &self.status,
@@ -147,7 +147,13 @@ impl World {
     }
 
     /// Plans and carries it out, as the API server would.
-    fn step(&mut self) -> Plan {
+    pub(super) fn step(&mut self) -> Plan {
+        let due = self.plan().rollouts.len();
+        self.step_with(&vec![Rolled::Done; due])
+    }
+
+    /// The same; so the restarts turn out.
+    pub(super) fn step_with(&mut self, rolled: &[Rolled]) -> Plan {
         let mut plan = self.plan();
         match &plan.target {
             TargetAction::Keep => {}
@@ -159,14 +165,13 @@ impl World {
         if plan.remove.is_some() {
             self.old_target = None;
         }
-        let done = vec![Rolled::Done; plan.rollouts.len()];
-        plan.rolled(&done, &self.object, &self.status, at(self.now));
+        plan.rolled(rolled, &self.object, &self.status, at(self.now));
         self.status = plan.status.clone();
         plan
     }
 
     /// As a server-side apply of the object's own field manager.
-    fn merge(&mut self, manifest: &Manifest) {
+    pub(super) fn merge(&mut self, manifest: &Manifest) {
         self.version += 1;
         let manager = merger(&self.object.uid);
         let target = self.target.as_mut().unwrap();
@@ -180,7 +185,7 @@ impl World {
         self.written = Some(version(target));
     }
 
-    fn put(&mut self, manifest: &Manifest, new: bool) {
+    pub(super) fn put(&mut self, manifest: &Manifest, new: bool) {
         self.version += 1;
         let uid = if new { format!("t{}", self.version) } else { self.target.as_ref().unwrap().uid.clone() };
         self.target = Some(Target {
@@ -201,7 +206,7 @@ impl World {
     }
 
     /// Carries the plan out; planning again must then ask for nothing.
-    fn settle(&mut self) -> Plan {
+    pub(super) fn settle(&mut self) -> Plan {
         let plan = self.step();
         let again = self.plan();
         assert_eq!(again.target, TargetAction::Keep, "planning again asks for a write");
@@ -210,25 +215,25 @@ impl World {
         plan
     }
 
-    fn data(&self) -> BTreeMap<String, String> {
+    pub(super) fn data(&self) -> BTreeMap<String, String> {
         let data = self.target.as_ref().map(|target| target.data.clone()).unwrap_or_default();
         data.into_iter().map(|(key, value)| (key, String::from_utf8(value.to_vec()).unwrap())).collect()
     }
 
-    fn ready(&self) -> bool {
+    pub(super) fn ready(&self) -> bool {
         conditions::is_ready(&self.status.conditions)
     }
 
-    fn reason(&self) -> &str {
+    pub(super) fn reason(&self) -> &str {
         &conditions::ready(&self.status.conditions).unwrap().reason
     }
 
-    fn message(&self) -> &str {
+    pub(super) fn message(&self) -> &str {
         &conditions::ready(&self.status.conditions).unwrap().message
     }
 }
 
-fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 

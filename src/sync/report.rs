@@ -37,7 +37,7 @@ pub(super) fn report(lines: Vec<Line>) -> Report {
     }
     let (listed, mut members): (Vec<Line>, Vec<Line>) = lines.into_iter().partition(|line| line.listed);
     members.retain(|line| !line.status.key.is_empty());
-    members.sort_by_key(|line| line.done);
+    members.sort_by_key(|line| (line.status.reason.is_none(), line.done));
     members.truncate(MOST_MEMBERS);
     let mut messages = 0;
     let entries = listed.into_iter().chain(members).map(|Line { mut status, .. }| {

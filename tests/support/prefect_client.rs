@@ -105,6 +105,12 @@ impl PrefectClient {
         }
     }
 
+    /// Gives a Variable, which must exist, these tags and no other.
+    pub async fn tag_variable(&self, name: &str, tags: &[&str]) {
+        let body = json!({"tags": tags}).to_string();
+        self.expect(&Method::PATCH, &format!("/variables/name/{name}"), Some(body)).await;
+    }
+
     /// Gives a Variable, which must exist, another name.
     pub async fn rename_variable(&self, name: &str, to: &str) {
         let body = json!({"name": to}).to_string();

@@ -1,0 +1,284 @@
+//! Whose the target is, and what restarts because of it.
+
+use std::collections::BTreeSet;
+
+use zeroize::Zeroizing;
+
+use super::tests::{World, pairs};
+use super::*;
+use crate::api::{ACCEPTS_ANNOTATION, WorkloadKind};
+use crate::sync::restart::Restart;
+
+/// A target of someone else's with these keys.
+fn foreign(keys: &[&str], accepts: &str) -> Target {
+    let data: Data = keys.iter().map(|key| ((*key).to_owned(), Zeroizing::new(b"theirs".to_vec()))).collect();
+    Target {
+        name: "etl".into(),
+        uid: "t0".into(),
+        resource_version: "1".into(),
+        r#type: Some("Opaque".into()),
+        annotations: BTreeMap::from([(ACCEPTS_ANNOTATION.to_owned(), accepts.to_owned())]),
+        managers: BTreeMap::from([("kubectl".to_owned(), data.keys().cloned().collect())]),
+        data,
+        ..Target::default()
+    }
+}
+
+fn merging(keys: &[&str], target: Option<Target>) -> World {
+    let mut world = World::new(keys);
+    world.object.creation_policy = CreationPolicy::Merge;
+    for key in keys {
+        world.found(key, &format!("\"{key}-1\""));
+    }
+    world.target = target;
+    world
+}
+
+#[test]
+fn keys_are_merged_only_where_the_target_accepts_them() {
+    let mut world = merging(&["A"], None);
+    world.settle();
+    assert_eq!(world.reason(), "TargetNotFound");
+    assert!(world.target.is_none());
+
+    world.target = Some(foreign(&["THEIRS"], "PrefectSecret/other"));
+    world.settle();
+    assert_eq!(world.reason(), "TargetConflict");
+    assert!(
+        world.message().ends_with(
+            "kubectl annotate --overwrite secret etl -n flows prefect-sync.dev/accepts=PrefectSecret/other,PrefectSecret/etl"
+        ),
+        "{}",
+        world.message()
+    );
+
+    world.target = Some(foreign(&["THEIRS"], "PrefectSecret/other, PrefectSecret/etl"));
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("THEIRS", "theirs")]));
+    assert!(world.ready());
+}
+
+#[test]
+fn a_key_of_someone_elses_is_never_taken_not_even_with_the_same_value() {
+    let mut world = merging(&["A", "B"], Some(foreign(&["A"], "PrefectSecret/etl")));
+    world.found("A", "\"theirs\"");
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "theirs")]), "B is not written either: it is one snapshot");
+    assert_eq!(world.reason(), "TargetConflict");
+    assert_eq!(
+        world.message(),
+        "Secret flows/etl has keys of others that this object would write: A of kubectl; give them other names, or remove them there"
+    );
+}
+
+#[test]
+fn an_edit_of_our_key_is_reported_and_a_removal_repaired() {
+    let mut world = merging(&["A", "B"], Some(foreign(&["THEIRS"], "PrefectSecret/etl")));
+    world.settle();
+    let target = world.target.as_mut().unwrap();
+    target.data.insert("A".into(), Zeroizing::new(b"edited".to_vec()));
+    target.managers.get_mut(&merger("uid-1")).unwrap().remove("A");
+    target.managers.get_mut("kubectl").unwrap().insert("A".into());
+    world.settle();
+    assert_eq!(world.reason(), "TargetConflict");
+    assert_eq!(world.data()["A"], "edited");
+    let target = world.target.as_mut().unwrap();
+    target.data.remove("A");
+    target.managers.get_mut("kubectl").unwrap().remove("A");
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1"), ("THEIRS", "theirs")]));
+    assert!(world.ready());
+}
+
+#[test]
+fn what_is_gone_leaves_a_merged_target_and_the_target_stays() {
+    let mut world = merging(&["A"], Some(foreign(&["THEIRS"], "PrefectSecret/etl")));
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.settle();
+    world.gone("A", true, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("THEIRS", "theirs")]));
+}
+
+#[test]
+fn another_target_is_left_before_the_object_settles_there() {
+    let mut world = merging(&["A"], Some(foreign(&["THEIRS"], "PrefectSecret/etl")));
+    world.settle();
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    world.object.creation_policy = CreationPolicy::Owner;
+    let plan = world.step();
+    assert!(
+        matches!(&plan.remove, Some(Removal::Leave(manifest, _)) if manifest.name == "etl" && manifest.data.is_empty())
+    );
+    assert!(matches!(plan.target, TargetAction::Create(_)));
+}
+
+#[test]
+fn two_objects_of_ours_never_share_a_target_that_one_owns() {
+    let mut owner = World::synced(&["A"]);
+    owner.target.as_mut().unwrap().annotations.insert(ACCEPTS_ANNOTATION.into(), "PrefectSecret/etl".into());
+    owner.object.creation_policy = CreationPolicy::Merge;
+    owner.settle();
+    assert_eq!(owner.reason(), "TargetConflict");
+}
+
+#[test]
+fn an_orphan_has_no_owner_and_outlives_a_rename() {
+    let mut world = World::new(&["A"]);
+    world.object.creation_policy = CreationPolicy::Orphan;
+    world.found("A", "\"1\"");
+    world.settle();
+    assert_eq!(world.target.as_ref().unwrap().owners, []);
+    world.object.creation_policy = CreationPolicy::Owner;
+    world.settle();
+    assert_eq!(world.target.as_ref().unwrap().owners.len(), 1);
+    world.object.creation_policy = CreationPolicy::Orphan;
+    world.settle();
+    assert_eq!(world.target.as_ref().unwrap().owners, []);
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    assert_eq!(world.step().remove, None);
+}
+
+#[test]
+fn an_immutable_target_is_replaced_when_its_content_changes() {
+    let mut world = World::new(&["A"]);
+    world.object.immutable = true;
+    world.found("A", "\"1\"");
+    world.settle();
+    world.found("A", "\"2\"");
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Recreate { .. }));
+    assert!(plan.events.iter().any(|event| event.reason == Reason::TargetReplaced));
+    assert_eq!(world.data(), pairs(&[("A", "2")]));
+}
+
+fn restarting(keys: &[&str], min_interval: Duration) -> World {
+    let mut world = World::synced(&["A", "B"]);
+    world.object.restarts = vec![Restart {
+        kind: WorkloadKind::Deployment,
+        name: "agent".into(),
+        keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        min_interval,
+    }];
+    world
+}
+
+fn rolls(plan: &Plan) -> usize {
+    plan.rollouts.len()
+}
+
+#[test]
+fn a_workload_restarts_when_content_changed_and_for_nothing_else() {
+    let mut world = restarting(&[], Duration::ZERO);
+    assert_eq!(rolls(&world.settle()), 0, "restart was only added");
+    world.found("A", "\"A-2\"");
+    let plan = world.settle();
+    assert_eq!(rolls(&plan), 1);
+    let intent = plan.intent.expect("it is written down first");
+    assert_eq!(intent.restarts[0].pending_revision, Some(1));
+    assert_eq!(plan.rollouts[0].mark, "PrefectSecret/etl/uid-1/1");
+    assert!(plan.events.iter().any(|event| event.reason == Reason::Restarted));
+    // The operator starts again: nothing is known but the status.
+    world.written = None;
+    assert_eq!(rolls(&world.settle()), 0);
+    // Someone deletes the target: what comes back is what was there.
+    world.target = None;
+    assert_eq!(rolls(&world.settle()), 0);
+    // A label is no content.
+    world.object.template.labels.insert("team".into(), "data".into());
+    assert_eq!(rolls(&world.settle()), 0);
+}
+
+#[test]
+fn a_restart_that_was_interrupted_is_done_once() {
+    let mut world = restarting(&[], Duration::ZERO);
+    world.settle();
+    world.found("A", "\"A-2\"");
+    let plan = world.plan();
+    // Killed after the intent: all is done again.
+    let before = world.status.clone();
+    world.status = plan.intent.clone().unwrap();
+    let again = world.plan();
+    assert_eq!((rolls(&again), again.rollouts[0].mark.as_str()), (1, "PrefectSecret/etl/uid-1/2"));
+    // Killed after the target was written: the restart is still due, and is the same one.
+    world.status = before;
+    world.step();
+    world.status = plan.intent.unwrap();
+    let again = world.plan();
+    assert_eq!(again.target, TargetAction::Keep);
+    assert_eq!(again.rollouts, plan.rollouts);
+    world.settle();
+}
+
+#[test]
+fn only_the_keys_that_count_restart_and_not_too_often() {
+    let mut world = restarting(&["B"], Duration::from_secs(600));
+    world.settle();
+    world.found("A", "\"A-2\"");
+    assert_eq!(rolls(&world.settle()), 0);
+    world.found("B", "\"B-2\"");
+    assert_eq!(rolls(&world.settle()), 1);
+    world.now += 60;
+    world.found("B", "\"B-3\"");
+    let plan = world.settle();
+    assert_eq!((rolls(&plan), plan.requeue_after), (0, Some(Duration::from_secs(540))));
+    world.now += 540;
+    assert_eq!(rolls(&world.settle()), 1);
+    assert_eq!(world.status.revision, Some(3));
+}
+
+#[test]
+fn a_restart_that_is_refused_is_a_condition_and_is_tried_again() {
+    let mut world = restarting(&[], Duration::ZERO);
+    world.settle();
+    world.found("A", "\"A-2\"");
+    let mut plan = world.step_with(&[Rolled::Refused("forbidden".into())]);
+    assert!(!world.ready());
+    assert_eq!(world.message(), "restarting Deployment flows/agent: forbidden");
+    assert_eq!(world.data()["A"], "A-2");
+    assert!(plan.events.iter().any(|event| event.warning && event.reason == Reason::RestartFailed));
+    let before = world.status.clone();
+    plan = world.step_with(&[Rolled::Refused("forbidden".into())]);
+    assert_eq!((world.status.clone(), plan.events.len()), (before, 0), "said once");
+    plan = world.step_with(&[Rolled::Missing]);
+    assert_eq!(rolls(&plan), 1);
+    assert!(world.ready(), "{}", world.message());
+    assert_eq!(
+        world.status.restarts[0].message.as_deref(),
+        Some("there is no Deployment flows/agent; it will start with the new content")
+    );
+    assert_eq!(rolls(&world.plan()), 0);
+}
+
+proptest::proptest! {
+    /// Whatever keys others have, Merge leaves each of them as it is.
+    #[test]
+    fn merge_never_takes_a_foreign_key(
+        theirs in proptest::collection::btree_set("[A-F]", 0..5),
+        steps in proptest::collection::vec((proptest::collection::btree_set("[A-F]", 1..5), proptest::bool::ANY), 1..6),
+    ) {
+        let theirs: Vec<&str> = theirs.iter().map(String::as_str).collect();
+        let mut world = merging(&["Z"], Some(foreign(&theirs, "PrefectSecret/etl")));
+        for (keys, delete) in steps {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            world.object.entries = World::new(&keys).object.entries;
+            world.object.deletion_policy = if delete { DeletionPolicy::Delete } else { DeletionPolicy::Retain };
+            for key in &keys {
+                world.found(key, "\"ours\"");
+            }
+            world.settle();
+            let data = world.data();
+            for key in &theirs {
+                assert_eq!(data.get(*key).map(String::as_str), Some("theirs"));
+            }
+            let clashes = keys.iter().any(|key| theirs.contains(key));
+            assert_eq!(world.ready(), !clashes);
+            if !clashes {
+                let expected: BTreeSet<&str> = theirs.iter().chain(&keys).copied().collect();
+                assert_eq!(data.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
+            }
+        }
+    }
+}
