@@ -203,6 +203,9 @@ pub struct TargetStatus {
     /// Whether it is someone else's, in which this object has keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged: Option<bool>,
+    /// How the entries are laid out in it, where that is not plain: under another layout no value of it can be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<String>,
 }
 
 /// What the operator last saw and did. It holds no value and no hash of one.
@@ -241,7 +244,7 @@ pub struct SyncStatus {
     /// How the workloads of `spec.restart` stand.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restarts: Vec<RestartStatus>,
-    /// The value of the annotation prefect-sync.dev/refresh that was heard last.
+    /// The value of the annotation prefect-sync.dev/refresh for which all keys have been asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_refresh: Option<String>,
     /// Since when the target could not follow Prefect; absent while it does.
@@ -273,6 +276,13 @@ pub(crate) fn block_type_rule(field: &str) -> Rule {
 
 /// The shape of the name of a Secret or ConfigMap.
 pub const NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// [`NAME_PATTERN`] in words, for a workload.
+pub(crate) fn workload_name_rule() -> Rule {
+    Rule::new(format!("self.matches(r'{NAME_PATTERN}')")).message(
+        "the workload's name must be lower-case letters, digits, '-' and '.', such as agent, and begin and end with a letter or digit",
+    )
+}
 
 /// [`NAME_PATTERN`] in words.
 pub(crate) fn name_rule() -> Rule {

@@ -31,7 +31,7 @@ pub struct SecretDataFrom {
     pub extract: Option<SecretExtract>,
     /// How names become keys of the Secret, step after step. Without it: the names as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = MAX_REWRITES))]
+    #[schemars(length(min = 1, max = MAX_REWRITES))]
     pub rewrite: Vec<Rewrite>,
 }
 
@@ -48,7 +48,7 @@ pub struct KVDataFrom {
     pub extract: Option<KVExtract>,
     /// How names become keys of the ConfigMap, step after step. Without it: the names as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = MAX_REWRITES))]
+    #[schemars(length(min = 1, max = MAX_REWRITES))]
     pub rewrite: Vec<Rewrite>,
 }
 
@@ -84,7 +84,7 @@ pub struct SecretFind {
     pub name: Option<FindName>,
     /// Only variables that have all of these tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 255)))]
     pub tags: Vec<String>,
     /// What to take of each, as in remoteRef.property. Without it: a Secret block's value, a variable's value, or
     /// another block's fields as one JSON object.
@@ -109,7 +109,7 @@ pub struct KVFind {
     pub name: Option<FindName>,
     /// Only variables that have all of these tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 255)))]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 255)))]
     pub tags: Vec<String>,
     /// What to take of each, as in remoteRef.property. Without it: the whole value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,7 +160,7 @@ pub struct SecretExtract {
     pub property: Option<String>,
     /// Only these members, each of which must then be there. Without it: all that are not null.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = MAX_INCLUDED), inner(length(min = 1, max = 253)))]
+    #[schemars(length(min = 1, max = MAX_INCLUDED), inner(length(min = 1, max = 253)))]
     pub include: Vec<String>,
     /// How each value is written in Prefect. Default: None.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,7 +184,7 @@ pub struct KVExtract {
     pub property: Option<String>,
     /// Only these members, each of which must then be there. Without it: all that are not null.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = MAX_INCLUDED), inner(length(min = 1, max = 253)))]
+    #[schemars(length(min = 1, max = MAX_INCLUDED), inner(length(min = 1, max = 253)))]
     pub include: Vec<String>,
     /// How each value is written in Prefect. Default: None.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -220,7 +220,8 @@ pub struct RewriteRegexp {
     /// A regular expression; every match in the name is replaced.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
-    /// What stands there instead; $1 or ${name} for what a group matched, $$ for a dollar sign.
+    /// What stands there instead; ${1} or ${name} for what a group matched (the braces matter where a letter, a digit
+    /// or _ follows), $$ for a dollar sign.
     #[schemars(length(max = 1024))]
     pub target: String,
 }

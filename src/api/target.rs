@@ -7,7 +7,7 @@ use kube::core::Duration as GoDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{KEY_PATTERN, duration_rule, duration_schema, key_rule};
+use super::common::{KEY_PATTERN, NAME_PATTERN, duration_rule, duration_schema, key_rule, workload_name_rule};
 
 /// The most templates of one target.
 pub const MAX_TEMPLATES: usize = 64;
@@ -125,11 +125,12 @@ pub struct Restart {
     /// Deployment, StatefulSet or DaemonSet.
     pub kind: WorkloadKind,
     /// Its name, in the namespace of this object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME_PATTERN))]
+    #[x_kube(validation = workload_name_rule())]
     pub name: String,
     /// Only when one of these keys of the target changed. Without it: any key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 253)))]
     pub keys: Vec<String>,
     /// At most once in this time, up to 24h; a change in between restarts it at the end. Default: 0s.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,9 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 
 use super::MANAGER;
-use super::errors::{Error, refusal};
+use super::errors::{Error, describe_status, refusal};
 use super::kind::TargetKind;
 use crate::sync::Manifest;
 use crate::sync::plan::{TargetAction, Version};
@@ -58,23 +59,52 @@ async fn recreate<T: TargetKind>(api: &Api<T>, manifest: &Manifest, version: &Ve
 
 /// Applies the object's keys, as a field manager of the object's own, to the version that was seen and no other; keys of
 /// its that are not in the manifest go.
-///
-/// # Errors
-/// When the API server could not be asked, or failed.
-pub async fn merge<T: TargetKind>(
+async fn merge<T: TargetKind>(
     api: &Api<T>,
     manifest: &Manifest,
     version: &Version,
     manager: &str,
 ) -> Result<Applied, Error> {
     let mut target = T::from_manifest(manifest);
-    let metadata = target.meta_mut();
+    target.meta_mut().resource_version = Some(version.resource_version.clone());
+    server_side_apply(api, manifest, target, &version.uid, manager).await
+}
+
+/// Takes the object's keys out of a target. Whatever else changed there meanwhile does not matter.
+///
+/// # Errors
+/// When the API server could not be asked, or failed.
+pub async fn leave<T: TargetKind>(
+    api: &Api<T>,
+    manifest: &Manifest,
+    uid: &str,
+    manager: &str,
+) -> Result<Applied, Error> {
+    server_side_apply(api, manifest, T::from_manifest(manifest), uid, manager).await
+}
+
+async fn server_side_apply<T: TargetKind>(
+    api: &Api<T>,
+    manifest: &Manifest,
+    mut target: T,
+    uid: &str,
+    manager: &str,
+) -> Result<Applied, Error> {
     // To a target that is gone a plain apply would be a creation; with a UID it is a conflict.
-    metadata.uid = Some(version.uid.clone());
-    metadata.resource_version = Some(version.resource_version.clone());
+    target.meta_mut().uid = Some(uid.to_owned());
     let parameters = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
-    let written = api.patch(&manifest.name, &parameters, &Patch::Apply(&target)).await;
-    outcome("merging keys into", manifest, written.map(|target| version_of(target.meta())))
+    match api.patch(&manifest.name, &parameters, &Patch::Apply(&target)).await {
+        // Never forced: it is said whose the fields are. The message would show no value, but need not be trusted to.
+        Err(kube::Error::Api(status)) if is_field_conflict(&status) => {
+            Ok(Applied::Refused(format!("fields of others would be taken: {}", describe_status(&status))))
+        }
+        written => outcome("merging keys into", manifest, written.map(|target| version_of(target.meta()))),
+    }
+}
+
+fn is_field_conflict(status: &Status) -> bool {
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == "FieldManagerConflict")
 }
 
 async fn create<T: TargetKind>(api: &Api<T>, manifest: &Manifest) -> Result<Applied, Error> {
@@ -98,6 +128,7 @@ pub async fn delete<T: TargetKind>(api: &Api<T>, name: &str, version: &Version) 
         Ok(_) => Ok(Applied::Done(None)),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Applied::Done(None)),
         Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Applied::Outdated),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Applied::Refused(describe_status(&status))),
         Err(error) => Err(Error::kube(format!("deleting {} {name}", T::kind(&())), &error)),
     }
 }

@@ -97,7 +97,7 @@ fn with_root(error: &kube::Error) -> String {
     }
 }
 
-fn describe_status(status: &Status) -> String {
+pub(super) fn describe_status(status: &Status) -> String {
     let fields: Vec<String> = status
         .details
         .iter()

@@ -79,11 +79,12 @@ impl SyncKind for PrefectKV {
 
 impl TargetKind for Secret {
     fn from_manifest(manifest: &Manifest) -> Self {
-        let data = manifest.data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect();
+        let data: BTreeMap<String, ByteString> =
+            manifest.data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect();
         Self {
             metadata: metadata(manifest),
             type_: manifest.r#type.clone(),
-            data: Some(data),
+            data: some(&data),
             immutable: manifest.immutable.then_some(true),
             ..Self::default()
         }

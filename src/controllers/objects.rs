@@ -12,11 +12,12 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, predicates};
 use kube::{Api, ResourceExt as _};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Applied, apply, delete, merge};
+use super::apply::{self, Applied, delete};
 use super::bulk;
 use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
 use super::errors::Error;
@@ -62,6 +63,8 @@ pub(super) fn spawn<K: SyncKind>(
     let listed = CancellationToken::new();
     let filled = listed.clone();
     let (forgetting, cache, of) = (context.clone(), store.clone(), scope.clone());
+    let sweep = Arc::new(Notify::new());
+    let sweeping = sweep.clone();
     let stream = watcher(api, watcher::Config::default())
         .backoff(Patience::default())
         .modify(watching::slim)
@@ -70,6 +73,9 @@ pub(super) fn spawn<K: SyncKind>(
             Event::Delete(object) => {
                 forgetting.forget(&dependent(object));
                 leave(&forgetting, object);
+                if object.0.is_err() {
+                    sweeping.notify_one();
+                }
             }
             // Now the cache has what was written.
             Event::Apply(object) => forgetting
@@ -77,6 +83,7 @@ pub(super) fn spawn<K: SyncKind>(
                 .remove_if(&dependent(object), |written| object.resource_version().as_ref() == Some(&written.version)),
             Event::InitDone => {
                 filled.cancel();
+                sweeping.notify_one();
                 // Before any of them is reconciled, so that the session reads the keys of all together.
                 cache.state().iter().for_each(|object| announce(&forgetting, object));
                 // Deleted while we were not watching.
@@ -104,11 +111,7 @@ pub(super) fn spawn<K: SyncKind>(
         .reconcile_on(UnboundedReceiverStream::new(woken.each))
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile::<K>, error_policy::<K>, shared.clone());
-    let (sweeping, of, is_listed) = (shared.clone(), scope.clone(), listed.clone());
-    tokio::spawn(async move {
-        is_listed.cancelled().await;
-        leaving::sweep(&sweeping, &of).await;
-    });
+    leaving::spawn(shared.clone(), scope.clone(), sweep);
     bulk::spawn(tasks, shared, woken.many, woken.back, targets_listed, shutdown);
     let needed = [listed.clone(), workspaces.listed.clone()];
     watching::spawn(tasks, controller, needed, shutdown.clone());
@@ -162,22 +165,28 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
     let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
     shared.context.metrics.reconciled(K::KIND.as_str(), if done.is_ok() { "ok" } else { "error" });
     // It may have been deleted while it was worked on, and nobody would forget it any more.
-    if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
+    let stored = shared.store.get(&ObjectRef::from_obj(&*object));
+    if stored.is_none() {
         shared.context.forget(&dependent(&object));
+    }
+    if stored.is_none_or(|stored| stored.uid() != object.uid()) {
         leave(&shared.context, &object);
     }
     done
 }
 
-/// An object under Merge that is gone takes its keys with it.
+/// An object that is gone takes its keys out of targets of others.
 fn leave<K: SyncKind>(context: &Context, object: &Guarded<K>) {
     let Ok(resource) = &object.0 else { return };
-    let object = resource.object();
-    if object.is_merge() {
-        let client = context.client.clone();
-        tokio::spawn(async move {
-            leaving::leave::<K>(&client, &object.id.namespace, &object.target_name, &object.uid).await;
-        });
+    let was_merged =
+        resource.status().and_then(|status| status.target.as_ref()).is_some_and(|target| target.merged == Some(true));
+    let asked = resource.object();
+    if !was_merged && !asked.is_merge() {
+        return;
+    }
+    for target in leaving::targets(object) {
+        let (client, namespace, uid) = (context.client.clone(), asked.id.namespace.clone(), asked.uid.clone());
+        tokio::spawn(async move { leaving::leave::<K>(&client, &namespace, &target, &uid).await });
     }
 }
 
@@ -218,7 +227,7 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
             write_status(resource, &object, intent, context).await?;
             previous = intent.clone();
         }
-        match carry_out(&api, &object, &plan, target.as_ref(), context).await? {
+        match carry_out(&api, &object, &mut plan, (target.as_ref(), &previous), context).await? {
             Applied::Outdated => look = true,
             Applied::Refused(why) => {
                 let refused = plan::refused(&object, &previous, &why, now());
@@ -332,12 +341,12 @@ fn workspaces_of(workspaces: &Store<Workspace>, namespace: &str) -> Vec<String> 
 async fn carry_out<T: TargetKind>(
     api: &Api<T>,
     object: &Object,
-    plan: &Plan,
-    seen: Option<&Target>,
+    plan: &mut Plan,
+    (seen, previous): (Option<&Target>, &SyncStatus),
     context: &Context,
 ) -> Result<Applied, Error> {
     let manager = merger(&object.uid);
-    let applied = apply(api, &plan.target, &manager).await?;
+    let applied = apply::apply(api, &plan.target, &manager).await?;
     let Applied::Done(version) = &applied else { return Ok(applied) };
     match (&plan.target, version, seen) {
         (TargetAction::Delete { .. }, _, _) => {
@@ -364,11 +373,16 @@ async fn carry_out<T: TargetKind>(
         }
         tracing::info!(object = %object.id, wrote = %object.target_display(), action = plan.target.name(), "wrote target");
     }
-    match &plan.remove {
-        Some(Removal::Delete(name, version)) => delete(api, name, version).await,
-        Some(Removal::Leave(manifest, version)) => merge(api, manifest, version, &manager).await,
-        None => Ok(applied),
+    let removed = match &plan.remove {
+        Some(Removal::Delete(name, version)) => delete(api, name, version).await?,
+        Some(Removal::Leave(manifest, version)) => apply::leave(api, manifest, &version.uid, &manager).await?,
+        None => return Ok(applied),
+    };
+    if let Applied::Refused(why) = removed {
+        plan.left_behind(&why, object, previous, now());
+        return Ok(applied);
     }
+    Ok(removed)
 }
 
 async fn get<T: TargetKind>(api: &Api<T>, name: &str) -> Result<Option<Target>, Error> {

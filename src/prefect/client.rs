@@ -20,6 +20,8 @@ pub const MAX_NAMES: usize = 200;
 
 /// The most documents that a listing goes through; more are too many to read at each refresh.
 pub const MAX_LISTED: usize = 10_000;
+/// The most bytes of values that a listing brings.
+pub const MAX_LISTED_BYTES: usize = 32 * 1024 * 1024;
 
 const NO_BLOCK: &str = "Block document not found";
 const NO_BLOCK_TYPE: &str = "Block type not found";
@@ -144,7 +146,7 @@ impl Client {
 
     /// All blocks of one type whose name is wanted, secrets included: one request per [`MAX_NAMES`] blocks of the
     /// type. Where others come and go meanwhile, one may be missing: that is no proof that it is gone. `None` if there
-    /// are more than [`MAX_LISTED`].
+    /// are [`MAX_LISTED`] or more, or those that are wanted have more than [`MAX_LISTED_BYTES`].
     ///
     /// # Errors
     /// As all.
@@ -156,12 +158,18 @@ impl Client {
         let doing = format!("list blocks of type {block_type:?}");
         let slug = [block_type];
         let mut blocks = Vec::new();
+        let mut bytes = 0;
         for offset in (0..MAX_LISTED).step_by(MAX_NAMES) {
             let answer = self.filter(&doing, "block_documents", &BlockFilter::page(&slug, offset)).await?;
             let wires: Vec<BlockWire<'_>> = self.transport.parse(&doing, &answer)?;
             let is_last = wires.len() < MAX_NAMES;
             for wire in wires.into_iter().filter(|wire| wanted(wire.name())) {
-                blocks.push(self.block_of(&doing, wire)?);
+                let block = self.block_of(&doing, wire)?;
+                bytes += block.data.len();
+                blocks.push(block);
+            }
+            if bytes > MAX_LISTED_BYTES {
+                return Ok(None);
             }
             if is_last {
                 return Ok(Some(blocks));

@@ -21,7 +21,7 @@ pub(super) fn lines(scene: &Scene<'_>) -> Vec<Line> {
     let mut place = |line: Line| {
         if let Some(before) = at.get(&line.status.key).copied() {
             // What is confirmed to be absent, and may be, overrides nothing.
-            let is_nothing = line.value.is_none() && line.done;
+            let is_nothing = line.value.is_none() && line.done && !line.blocks;
             let earlier_has_value = placed[before].as_ref().is_some_and(|earlier| earlier.value.is_some());
             if is_nothing && earlier_has_value {
                 return;
@@ -70,6 +70,13 @@ fn source_lines(scene: &Scene<'_>, number: usize, source: &Source) -> Vec<Line> 
         Selection::Extract { remote, .. } => match answer(scene, remote) {
             Some(Answer::Found { document, source: from }) => {
                 match members(&entry(source, remote.clone(), None), document, *from) {
+                    Ok(members) if members.is_empty() => {
+                        let message = format!(
+                            "{remote} has no members to extract; add some in Prefect, or set extract.optional if that may be"
+                        );
+                        let outcome = Outcome::Absent { reason: Reason::PropertyNotFound, message, firm: true };
+                        return absent(scene, number, source, outcome);
+                    }
                     Ok(members) => extracted(source, remote, members),
                     Err(outcome) => return absent(scene, number, source, outcome),
                 }
@@ -94,7 +101,7 @@ fn source_lines(scene: &Scene<'_>, number: usize, source: &Source) -> Vec<Line> 
         );
         let outcome = Outcome::Failed { reason: Reason::NothingFound, message };
         // What is gone is confirmed to be: the rest follows on.
-        lines.push(Line { blocks: scene.current.is_none(), ..whole(outcome) });
+        lines.push(Line { blocks: !scene.was_written(), ..whole(outcome) });
     }
     lines
 }
@@ -183,8 +190,7 @@ fn absent(scene: &Scene<'_>, number: usize, source: &Source, outcome: Outcome) -
             vec![Line { status, problem: None, blocks: true, done: true, ..line }]
         }
         Outcome::Absent { reason, message, firm } => {
-            let goes =
-                firm && scene.observed.object.deletion_policy == DeletionPolicy::Delete && scene.current.is_some();
+            let goes = firm && scene.observed.object.deletion_policy == DeletionPolicy::Delete && scene.was_written();
             let whole = whole(scene, number, source, Outcome::Failed { reason, message });
             vec![Line { blocks: !goes, ..whole }]
         }

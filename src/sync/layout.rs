@@ -82,6 +82,49 @@ pub fn stands_alone(object: &Object, key: &str) -> bool {
     }
 }
 
+/// The name of the object's layout; none for plain.
+#[must_use]
+pub fn tag(object: &Object) -> Option<String> {
+    let format = match &object.format {
+        Format::Plain => None,
+        Format::Json { .. } => Some("json"),
+        Format::DotEnv { .. } => Some("dotEnv"),
+        Format::DockerConfigJson => Some("dockerConfigJson"),
+        Format::Prefect1Context => Some("prefect1Context"),
+        Format::Prefect1ConfigToml { .. } => Some("prefect1ConfigToml"),
+    };
+    match (format, object.templates.is_some()) {
+        (None, false) => None,
+        (format, false) => format.map(str::to_owned),
+        (format, true) => Some(format!("{} of templates", format.unwrap_or("plain"))),
+    }
+}
+
+/// The keys that the target can have, where they are known from the spec alone.
+#[must_use]
+pub fn known_keys(object: &Object) -> Option<Vec<&str>> {
+    match (&object.format, &object.templates) {
+        (Format::Json { key } | Format::DotEnv { key } | Format::Prefect1ConfigToml { key }, _) => Some(vec![key]),
+        (Format::DockerConfigJson, _) => Some(vec![DOCKER_CONFIG_KEY]),
+        (Format::Plain | Format::Prefect1Context, Some(template)) if !template.merge => {
+            Some(template.templates.keys().map(String::as_str).collect())
+        }
+        (Format::Plain | Format::Prefect1Context, _) => None,
+    }
+}
+
+/// A value as a target holds it that holds entries by themselves.
+#[must_use]
+pub fn as_held(object: &Object, content: &Content) -> Option<Zeroizing<Vec<u8>>> {
+    match (&object.format, content.form) {
+        (Format::Prefect1Context, form) if form != Form::Kept => {
+            let text = prefect1::encode(content, Place::Environment).ok()?;
+            Some(Zeroizing::new(text.as_bytes().to_vec()))
+        }
+        _ => Some(content.bytes.clone()),
+    }
+}
+
 /// The data of the target.
 ///
 /// # Errors
@@ -157,6 +200,9 @@ fn dot_env(entries: &Contents) -> Result<Zeroizing<String>, String> {
         if text.contains("${") {
             return refuse("has \"${\"");
         }
+        if text.ends_with('\\') {
+            return refuse("ends with \\");
+        }
         if !text.contains(['\'', '\\']) {
             let _ = writeln!(out, "{key}='{text}'");
         } else if !text.contains(['$', '`']) {
@@ -201,11 +247,14 @@ fn docker_config(entries: &Contents) -> Result<Zeroizing<String>, String> {
 fn prefect1_context(entries: Contents) -> Result<Data, String> {
     let encoded = entries.into_iter().map(|(key, content)| {
         prefect1::check_name(&key, Place::Environment)?;
-        if content.form == Form::Kept {
-            return Ok((key, content.bytes));
-        }
-        let text = prefect1::encode(&content, Place::Environment).map_err(|why| format!("entry {key:?}: {why}"))?;
-        Ok((key, Zeroizing::new(text.as_bytes().to_vec())))
+        let encoded = match content.form {
+            Form::Kept => content.bytes,
+            _ => {
+                let text = prefect1::encode(&content, Place::Environment);
+                Zeroizing::new(text.map_err(|why| format!("entry {key:?}: {why}"))?.as_bytes().to_vec())
+            }
+        };
+        Ok((key, encoded))
     });
     encoded.collect()
 }

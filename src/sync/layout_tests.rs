@@ -26,7 +26,13 @@ fn a_value_that_shells_and_dotenv_readers_take_differently_is_refused_and_not_sh
         ("C", text("two\nlines")),
     ]));
     assert_eq!(*made.unwrap(), "A='plain $HOME \"x\" `y`'\nB=\"it's 100\\\\% \\\"x\\\"\"\nC='two\nlines'\n");
-    for (value, what) in [("a'$b", "has both"), ("${x}", "has \"${\""), ("a\rb", "carriage return"), ("a\0b", "NUL")] {
+    for (value, what) in [
+        ("a'$b", "has both"),
+        ("${x}", "has \"${\""),
+        ("a\rb", "carriage return"),
+        ("a\0b", "NUL"),
+        ("C:\\dir\\", "ends with"),
+    ] {
         let told = dot_env(&entries(&[("A", text(value))])).unwrap_err();
         assert!(told.contains(what) && told.starts_with("entry \"A\" "), "{told}");
     }

@@ -7,11 +7,11 @@ use zeroize::Zeroizing;
 use super::absence::is_delivered;
 use super::conditions::sentences;
 use super::interest::found;
-use super::layout::stands_alone;
+use super::layout::{as_held, stands_alone, tag};
 use super::plan::Observed;
 use super::reading::Failure;
 use super::resolve::Outcome;
-use super::target::{Ownership, Target, merger, ownership};
+use super::target::{Target, is_owned_by, merger, ownership};
 use super::value::{Content, Form};
 use super::{Entry, Object, Reason, RemoteKey};
 use crate::api::{DeletionPolicy, EntryState, EntryStatus, Source};
@@ -53,14 +53,21 @@ pub(super) struct Scene<'a> {
     pub current: Option<Current<'a>>,
     /// What `dataFrom` made entries of that the target holds.
     pub found: HashSet<RemoteKey>,
+    /// Whether the target is laid out as it was.
+    same_layout: bool,
     /// The entries of `data` as they stood.
     before: HashMap<&'a str, &'a EntryStatus>,
 }
 
 impl<'a> Scene<'a> {
     pub fn new(observed: &'a Observed<'a>) -> Self {
+        let (object, previous) = (observed.object, observed.previous);
+        let layout = previous.target.as_ref().and_then(|target| target.layout.clone());
+        // Which keys are templates' the status does not say.
+        let same_templates = object.templates.is_none() || previous.observed_generation == object.generation;
         let before = observed.previous.entries.iter();
         Self {
+            same_layout: layout == tag(object) && same_templates,
             observed,
             current: current(observed),
             found: found(observed.previous).collect(),
@@ -71,7 +78,7 @@ impl<'a> Scene<'a> {
     /// What the target holds of an entry, which `dataFrom` found in `member`.
     fn held(&self, key: &str, member: Option<&RemoteKey>) -> Held {
         let Some(current) = &self.current else { return Held::Nothing };
-        if stands_alone(self.observed.object, key) {
+        if self.same_layout && stands_alone(self.observed.object, key) {
             return current.get(key).map_or(Held::Nothing, |value| Held::Alone((*value).clone()));
         }
         let is_held = match member {
@@ -79,6 +86,11 @@ impl<'a> Scene<'a> {
             None => self.before.get(key).is_some_and(|before| is_delivered(before) || is_default(before)),
         };
         if is_held { Held::Inside } else { Held::Nothing }
+    }
+
+    /// Whether a target was ever written, which may be gone since.
+    pub fn was_written(&self) -> bool {
+        self.observed.previous.target.is_some()
     }
 
     fn was_removed(&self, key: &str) -> bool {
@@ -91,21 +103,26 @@ fn is_default(entry: &EntryStatus) -> bool {
     entry.source == Some(Source::Default)
 }
 
+/// The former target first: what it holds is to be kept, and what the new one has may be of others.
 fn current<'a>(observed: &Observed<'a>) -> Option<Current<'a>> {
-    let target = [observed.target, observed.old_target]
-        .into_iter()
-        .flatten()
-        .find(|target| !matches!(ownership(observed.object, target), Ownership::Foreign(_)))?;
-    let ours = keys_of(observed.object, target);
-    Some(ours.map(|(key, value)| (key.as_str(), value)).collect())
+    let object = observed.object;
+    if let Some(old) = observed.old_target {
+        let was_merged = observed.previous.target.as_ref().is_some_and(|target| target.merged == Some(true));
+        if was_merged || is_owned_by(object, old) {
+            return Some(keys_of(object, old, was_merged).map(|(key, value)| (key.as_str(), value)).collect());
+        }
+    }
+    let target = observed.target.filter(|target| ownership(object, target).allows())?;
+    Some(keys_of(object, target, object.is_merge()).map(|(key, value)| (key.as_str(), value)).collect())
 }
 
 /// The keys of a target that are the object's.
 pub(super) fn keys_of<'a>(
     object: &Object,
     target: &'a Target,
+    is_merged: bool,
 ) -> impl Iterator<Item = (&'a String, &'a Zeroizing<Vec<u8>>)> {
-    let merged = object.is_merge().then(|| target.managers.get(&merger(&object.uid)));
+    let merged = is_merged.then(|| target.managers.get(&merger(&object.uid)));
     target.data.iter().filter(move |(key, _)| match merged {
         Some(keys) => keys.is_some_and(|keys| keys.contains(*key)),
         None => true,
@@ -160,16 +177,15 @@ pub(super) fn line(scene: &Scene<'_>, entry: &Entry, outcome: Outcome, member: O
     };
     // An absence that is not confirmed shrinks nothing and changes nothing that is there.
     if let Some(default) = &entry.default {
-        let bytes = Zeroizing::new(default.clone().into_bytes());
+        let standing_in = Content { bytes: Zeroizing::new(default.clone().into_bytes()), form: Form::Text };
         let is_default_already = match &held {
-            Held::Alone(held) => *held == bytes,
+            Held::Alone(held) => as_held(object, &standing_in).as_ref() == Some(held),
             Held::Inside => source == Some(Source::Default),
             Held::Nothing => true,
         };
         if firm || is_default_already {
             let status = status(EntryState::Synced, Some(Source::Default), None);
-            let value = Some(Content { bytes, form: Form::Text });
-            return Line { done: true, ..line(status, value, alarm) };
+            return Line { done: true, ..line(status, Some(standing_in), alarm) };
         }
         return retained(alarm);
     }
@@ -270,7 +286,9 @@ pub(super) fn unwritten(lines: Vec<Line>, scene: &Scene<'_>, holds_nothing: bool
         }
         if line.status.state == EntryState::Synced {
             line.status.state = match (&held, &line.value) {
-                (Held::Alone(held), Some(value)) if *held == value.bytes => EntryState::Synced,
+                (Held::Alone(held), Some(value)) if as_held(scene.observed.object, value).as_ref() == Some(held) => {
+                    EntryState::Synced
+                }
                 (Held::Alone(_) | Held::Inside, _) => EntryState::Retained,
                 (Held::Nothing, _) => EntryState::Pending,
             };

@@ -7,11 +7,11 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use kube::core::Duration as GoDuration;
 
-use super::layout::{DOCKER_CONFIG_TYPE, Format};
+use super::layout::{DOCKER_CONFIG_TYPE, Format, known_keys};
 use super::path::{Path, PathError};
 use super::query::Query;
 use super::restart::Restart;
-use super::source::Source;
+use super::source::{Selection, Source};
 use super::template::Template;
 use super::{Reason, Timestamp};
 use crate::api::{
@@ -281,6 +281,27 @@ impl Object {
                 return Err(format!("spec.data has the key {:?} twice", entry.key));
             }
         }
+        let workloads = self.restarts.iter().map(|restart| &restart.name);
+        if let Some(name) = workloads.chain([&self.target_name]).find(|name| !is_legal_name(name)) {
+            return Err(format!(
+                "{name:?} is no name of an object: use lower-case letters, digits, '-' and '.', and begin and end with a letter or digit"
+            ));
+        }
+        if let Some(known) = known_keys(self)
+            && let Some(key) =
+                self.restarts.iter().flat_map(|restart| &restart.keys).find(|key| !known.contains(&key.as_str()))
+        {
+            return Err(format!(
+                "spec.restart keys has {key:?}, which the target never has: as it is laid out it has {}",
+                known.join(", ")
+            ));
+        }
+        let empty = |source: &Source| matches!(&source.selection, Selection::Find(query) if query.regexp.is_none() && query.tags.is_empty());
+        if self.sources.iter().any(empty) {
+            return Err(
+                "find in spec.dataFrom needs name.regexp or tags; to take everything write name: {regexp: '.'}".into(),
+            );
+        }
         let file = match &self.format {
             Format::Json { key } | Format::DotEnv { key } | Format::Prefect1ConfigToml { key } => Some(key),
             Format::Plain | Format::DockerConfigJson | Format::Prefect1Context => None,
@@ -454,6 +475,17 @@ pub(super) fn is_legal_key(key: &str) -> bool {
         && rest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// The name of an object, as it may stand in an address.
+fn is_legal_name(name: &str) -> bool {
+    let is_end = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            let bytes = label.as_bytes();
+            matches!((bytes.first(), bytes.last()), (Some(first), Some(last)) if is_end(*first) && is_end(*last))
+                && bytes.iter().all(|byte| is_end(*byte) || *byte == b'-')
+        })
+}
+
 fn is_allowed_type(secret_type: &str) -> bool {
     const ALLOWED: [&str; 5] = [
         "Opaque",
@@ -484,6 +516,14 @@ mod tests {
         for key in ["A", "a.b", ".dockerconfigjson", "-x", "_", ".", "..", "..a", "a..b", "", "a/b", "ä", "a b", ".a."]
         {
             assert_eq!(is_legal_key(key), pattern.is_match(key), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_check_and_the_crds_pattern_agree() {
+        let pattern = Regex::new(api::NAME_PATTERN).unwrap();
+        for name in ["a", "a-b.c1", "", "-a", "a-", "a..b", ".a", "A", "a_b", "a/b", "web?dryRun=All", "../x", "ä"] {
+            assert_eq!(is_legal_name(name), pattern.is_match(name), "{name:?}");
         }
     }
 

@@ -8,11 +8,11 @@ use super::conditions::{self, Verdict, sentences};
 use super::entries;
 use super::events::{transition, transition_event, written_events};
 use super::interest::Interest;
-use super::layout::lay_out;
+use super::layout::{Contents, lay_out, tag};
 use super::lines::{Line, Scene, done, keep_lines, keys_of, unwritten};
 use super::reading::{Failure, Reading};
 use super::report::{self, report};
-use super::restart::{self, Rolled, Rollout};
+use super::restart::{self, Content, Rolled, Rollout};
 use super::suggest::no_workspace;
 use super::target::{Data, Manifest, Ownership, Target, is_owned_by, merger, ownership};
 use super::value::MAX_TARGET_BYTES;
@@ -312,20 +312,25 @@ fn with_readings(scene: &Scene<'_>, now: Timestamp) -> Plan {
     }
 
     let found = report::found(&lines);
-    let contents = lines.iter().filter_map(|line| Some((line.status.key.clone(), line.value.clone()?)));
-    let data = match limits(object, &lines, report::size(&found)).and_then(|()| lay_out(object, contents.collect())) {
+    let contents: Contents =
+        lines.iter().filter_map(|line| Some((line.status.key.clone(), line.value.clone()?))).collect();
+    // Whatever a format or a template would make of nothing.
+    let gone = contents.is_empty() && object.deletion_policy == DeletionPolicy::Delete;
+    let laid_out = if gone { Ok(Data::new()) } else { lay_out(object, contents) };
+    let data = match limits(object, &lines, report::size(&found)).and(laid_out) {
         Ok(data) => data,
-        Err((reason, message)) => return blocked(reason, sentences(&message, &unchanged(scene, now)), lines, false),
+        Err(why) => {
+            // What is missing is most likely why.
+            let (reason, message) = problem.unwrap_or(why);
+            return blocked(reason, sentences(&message, &unchanged(scene, now)), lines, false);
+        }
     };
-    // What a format or a template makes of nothing is nothing.
-    let is_empty = data.is_empty() || lines.iter().all(|line| line.value.is_none());
-    let gone = is_empty && object.deletion_policy == DeletionPolicy::Delete;
     if observed.target.is_some_and(|target| target.deleting) && (!gone || object.is_merge()) {
         let message = format!("{} is being deleted; it is written anew when it is gone", object.target_display());
         return Plan { requeue_after: Some(DELETING_RETRY), ..blocked(Reason::Progressing, message, lines, true) };
     }
 
-    let manifest = Manifest::new(object, observed.target, if gone { Data::new() } else { data });
+    let manifest = Manifest::new(object, observed.target, data);
     if manifest.size() > MAX_TARGET_BYTES {
         let message = format!(
             "the values together have {} bytes, and Kubernetes takes at most {MAX_TARGET_BYTES} in one {}; split the object",
@@ -362,7 +367,7 @@ fn with_readings(scene: &Scene<'_>, now: Timestamp) -> Plan {
     events.extend(transition_event(observed, &verdict));
     let mut status = status(observed, now, &verdict, Some(lines), None);
     let merged = object.is_merge().then_some(true);
-    status.target = Some(TargetStatus { name: object.target_name.clone(), merged });
+    status.target = Some(TargetStatus { name: object.target_name.clone(), merged, layout: tag(object) });
     status.found = found;
     if action != TargetAction::Keep {
         status.last_change_time = Some(Time(whole_seconds(now)));
@@ -407,7 +412,23 @@ fn conflict(observed: &Observed<'_>) -> Option<(Reason, String)> {
         };
         return object.is_merge().then(|| (Reason::TargetNotFound, message()));
     };
-    let Ownership::Foreign(owner) = ownership(object, target) else { return None };
+    let other_name = "choose another spec.target.name";
+    let owner = match ownership(object, target) {
+        Ownership::Ours | Ownership::Accepted => return None,
+        Ownership::Foreign(owner) => owner,
+        Ownership::Whole(owner) => {
+            let message = format!(
+                "{display} belongs to {owner} as a whole, so no keys can be merged into it; {other_name}, or delete it and create one that accepts this object"
+            );
+            return Some((Reason::TargetConflict, message));
+        }
+        Ownership::Shared => {
+            let message = format!(
+                "{display} is someone else's, into which objects merge keys: taking it would cost the others theirs; {other_name}, or set creationPolicy to Merge"
+            );
+            return Some((Reason::TargetConflict, message));
+        }
+    };
     // Others that it accepts stay accepted.
     let before = target.annotations.get(crate::api::ACCEPTS_ANNOTATION).filter(|_| object.is_merge());
     let accepts = before.map_or_else(|| object.owner_name(), |before| format!("{before},{}", object.owner_name()));
@@ -456,16 +477,30 @@ fn removal(observed: &Observed<'_>) -> Option<Removal> {
 fn plan_restarts(plan: &mut Plan, scene: &Scene<'_>, now: Timestamp) {
     let observed = scene.observed;
     let (object, previous) = (observed.object, observed.previous);
-    let is_final = plan.target_is_right || plan.target != TargetAction::Keep;
-    let is_pending = previous.restarts.iter().any(|restart| restart.pending_revision.is_some());
-    if object.suspend || !(is_final || is_pending) {
+    if object.suspend {
         return;
     }
-    let changed = changed_keys(observed, &plan.target);
-    let decision = restart::decide(object, previous, &changed, now);
-    if decision.pending != previous.restarts && !changed.is_empty() && !decision.pending.is_empty() {
-        let restarts = decision.pending.clone();
-        plan.intent = Some(SyncStatus { restarts, revision: decision.revision, ..previous.clone() });
+    let content = match &plan.target {
+        TargetAction::Keep if plan.target_is_right => Content::Stands,
+        // Nothing that pods could start with.
+        TargetAction::Keep => Content::Unknown,
+        TargetAction::Delete { .. } => Content::Goes,
+        TargetAction::Create(_) => Content::Stands,
+        TargetAction::Replace { .. } | TargetAction::Recreate { .. } | TargetAction::Merge { .. } => {
+            match changed_keys(observed, &plan.target) {
+                changed if changed.is_empty() => Content::Stands,
+                changed => Content::Changes(changed),
+            }
+        }
+    };
+    let is_pending = previous.restarts.iter().any(|restart| restart.pending_revision.is_some());
+    if matches!(content, Content::Unknown) && !is_pending {
+        return;
+    }
+    let decision = restart::decide(object, previous, &content, now);
+    let is_news = decision.pending.iter().any(|status| status.pending_revision.is_some());
+    if matches!(content, Content::Changes(_)) && is_news && decision.pending != previous.restarts {
+        plan.intent = Some(SyncStatus { restarts: decision.pending.clone(), ..previous.clone() });
     }
     plan.status.restarts = decision.pending;
     plan.status.revision = decision.revision;
@@ -484,12 +519,34 @@ fn changed_keys(observed: &Observed<'_>, action: &TargetAction) -> BTreeSet<Stri
     else {
         return BTreeSet::new();
     };
-    let before: BTreeMap<_, _> = keys_of(observed.object, target).collect();
+    let before: BTreeMap<_, _> = keys_of(observed.object, target, observed.object.is_merge()).collect();
     let keys = before.keys().copied().chain(manifest.data.keys());
     keys.filter(|key| before.get(*key).copied() != manifest.data.get(*key)).cloned().collect()
 }
 
 impl Plan {
+    /// Takes in that the former target could not be removed; the new one stands.
+    pub fn left_behind(&mut self, why: &str, object: &Object, previous: &SyncStatus, now: Timestamp) {
+        let Some(former) = &previous.target else { return };
+        let message = format!(
+            "{} is as it should be, but the former target {} could not be removed: {why}",
+            object.target_display(),
+            former.name
+        );
+        // So that it is tried again.
+        self.status.target = previous.target.clone();
+        self.requeue_after = Some(CONFLICT_RETRY);
+        self.say_instead(Verdict::not_ready(Reason::TargetRefused, message), object, previous, now);
+    }
+
+    /// Something went wrong after all.
+    fn say_instead(&mut self, verdict: Verdict, object: &Object, previous: &SyncStatus, now: Timestamp) {
+        self.status.conditions = conditions::conditions(&previous.conditions, &verdict, object.generation, now);
+        // That all is well again was too early.
+        self.events.retain(|event| event.reason != Reason::Synced);
+        self.events.extend(transition(&previous.conditions, &verdict));
+    }
+
     /// Takes in what came of the restarts, one result for each of `rollouts`.
     pub fn rolled(&mut self, results: &[Rolled], object: &Object, previous: &SyncStatus, now: Timestamp) {
         let mut refused = None;
@@ -517,11 +574,7 @@ impl Plan {
         let Some(message) = refused else { return };
         self.requeue_after = Some(self.requeue_after.map_or(RESTART_RETRY, |after| after.min(RESTART_RETRY)));
         if conditions::is_ready(&self.status.conditions) {
-            let verdict = Verdict::not_ready(Reason::RestartFailed, message);
-            self.status.conditions = conditions::conditions(&previous.conditions, &verdict, object.generation, now);
-            // That all is well again was too early.
-            self.events.retain(|event| event.reason != Reason::Synced);
-            self.events.extend(transition(&previous.conditions, &verdict));
+            self.say_instead(Verdict::not_ready(Reason::RestartFailed, message), object, previous, now);
         }
     }
 }

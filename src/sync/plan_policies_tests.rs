@@ -197,11 +197,11 @@ fn a_restart_that_was_interrupted_is_done_once() {
     world.settle();
     world.found("A", "\"A-2\"");
     let plan = world.plan();
-    // Killed after the intent: all is done again.
+    // Killed after the intent: all is done again, and is the same restart.
     let before = world.status.clone();
     world.status = plan.intent.clone().unwrap();
     let again = world.plan();
-    assert_eq!((rolls(&again), again.rollouts[0].mark.as_str()), (1, "PrefectSecret/etl/uid-1/2"));
+    assert_eq!((rolls(&again), again.rollouts[0].mark.as_str()), (1, "PrefectSecret/etl/uid-1/1"));
     // Killed after the target was written: the restart is still due, and is the same one.
     world.status = before;
     world.step();
@@ -250,6 +250,95 @@ fn a_restart_that_is_refused_is_a_condition_and_is_tried_again() {
         Some("there is no Deployment flows/agent; it will start with the new content")
     );
     assert_eq!(rolls(&world.plan()), 0);
+}
+
+#[test]
+fn a_target_with_keys_of_others_is_never_taken_as_a_whole() {
+    let mut world = merging(&["A"], Some(foreign(&["THEIRS"], "PrefectSecret/etl")));
+    world.settle();
+    for policy in [CreationPolicy::Owner, CreationPolicy::Orphan] {
+        world.object.creation_policy = policy;
+        world.settle();
+        assert_eq!(world.reason(), "TargetConflict");
+        assert_eq!(world.data(), pairs(&[("A", "A-1"), ("THEIRS", "theirs")]));
+    }
+}
+
+#[test]
+fn a_rename_keeps_what_the_former_target_held_and_nothing_of_the_new_ones() {
+    let mut world = World::synced(&["A", "B"]);
+    world.gone("B", true, false);
+    world.settle();
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    let mut new = foreign(&["B"], "PrefectSecret/etl");
+    new.name = "new".into();
+    world.target = Some(new);
+    world.step();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]));
+    // Nor does an unconfirmed absence lose what it held.
+    let mut world = World::synced(&["A", "B"]);
+    world.object.entries[1].optional = true;
+    world.gone("B", false, false);
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    world.target = Some(Target { name: "new".into(), ..foreign(&[], "PrefectSecret/etl") });
+    world.step();
+    assert_eq!(world.data(), pairs(&[("A", "A-1"), ("B", "B-1")]));
+}
+
+#[test]
+fn what_went_and_came_back_restarts_once_it_is_there() {
+    let mut world = World::synced(&["A"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.object.restarts = restarting(&[], Duration::ZERO).object.restarts;
+    world.settle();
+    world.gone("A", true, false);
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Delete { .. }));
+    assert_eq!(rolls(&plan), 0, "no pod could start");
+    world.found("A", "\"A-2\"");
+    assert_eq!(rolls(&world.settle()), 1);
+}
+
+#[test]
+fn an_outage_restarts_nothing_that_was_not_written() {
+    let mut world = restarting(&[], Duration::ZERO);
+    world.settle();
+    world.found("A", "\"A-2\"");
+    // Killed after the intent, and then nothing can be read.
+    world.status = world.plan().intent.unwrap();
+    world.fails("A", false);
+    assert_eq!(rolls(&world.plan()), 0);
+}
+
+#[test]
+fn keys_that_the_target_never_has_restart_nothing_and_that_is_said() {
+    let mut world = restarting(&["A"], Duration::ZERO);
+    world.object.format = crate::sync::layout::Format::Json { key: "settings.json".into() };
+    world.settle();
+    assert_eq!(world.reason(), "ObjectInvalid");
+    assert!(world.message().ends_with("as it is laid out it has settings.json"), "{}", world.message());
+}
+
+#[test]
+fn a_former_target_that_can_not_be_removed_is_said_and_tried_again() {
+    let mut world = World::synced(&["A"]);
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    let mut plan = world.plan();
+    plan.left_behind("the API server answered 403", &world.object, &world.status, at_second(0));
+    assert_eq!(plan.status.target.as_ref().unwrap().name, "etl");
+    let ready = conditions::ready(&plan.status.conditions).unwrap();
+    assert_eq!(
+        ready.message,
+        "Secret flows/new is as it should be, but the former target etl could not be removed: the API server answered 403"
+    );
+    assert!(plan.requeue_after.is_some());
+}
+
+fn at_second(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
 proptest::proptest! {

@@ -374,6 +374,111 @@ fn more_than_five_thousand_entries_are_too_many() {
     assert!(world.message().contains("5001 entries"), "{}", world.message());
 }
 
+#[test]
+fn an_object_that_became_empty_is_a_condition_and_empties_nothing() {
+    for (policy, left) in [(DeletionPolicy::Retain, 1), (DeletionPolicy::Delete, 0)] {
+        let mut world = world(&[extract("config", &[])]);
+        world.object.deletion_policy = policy;
+        world.found("config", r#"{"x": "1"}"#);
+        world.settle();
+        world.found("config", r#"{"x": null}"#);
+        world.settle();
+        assert_eq!(world.reason(), "PropertyNotFound", "{policy:?}");
+        assert_eq!(world.data().len(), left, "{policy:?}");
+    }
+}
+
+#[test]
+fn what_is_gone_does_not_keep_the_rest_from_coming_back() {
+    let source = find("^etl-");
+    let mut world = world(std::slice::from_ref(&source));
+    data(&mut world, "A");
+    listed(&mut world, &source, &["etl-a"]);
+    world.found("A", "\"1\"");
+    world.settle();
+    listed(&mut world, &source, &[]);
+    world.readings.remove(&variable("etl-a"));
+    world.gone("etl-a", true, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "1")]));
+    world.target = None;
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "1")]), "it comes back though nothing is found");
+}
+
+#[test]
+fn an_unconfirmed_absence_gives_nothing_to_what_it_overrides() {
+    let source = find("^A$");
+    let mut world = world(std::slice::from_ref(&source));
+    world.object.format = Format::Json { key: "x".into() };
+    data(&mut world, "A");
+    world.object.entries[0].remote = variable("own");
+    world.object.entries[0].optional = true;
+    listed(&mut world, &source, &["A"]);
+    world.found("own", "\"mine\"");
+    world.settle();
+    world.gone("own", false, false);
+    world.settle();
+    assert!(world.data()["x"].contains("mine"));
+    world.gone("own", true, false);
+    world.settle();
+    assert!(!world.data()["x"].contains("mine"));
+}
+
+#[test]
+fn under_delete_the_object_goes_with_its_last_entry_whatever_the_layout() {
+    let templates = BTreeMap::from([("x".to_owned(), "{{ A }}".to_owned())]);
+    let layouts = [
+        (Format::Json { key: "x".into() }, None),
+        (Format::DockerConfigJson, None),
+        (Format::Plain, Some(Template { templates, ..Template::default() })),
+    ];
+    for (format, templates) in layouts {
+        let mut world = World::new(&["A", "username", "password", "registry_url"]);
+        world.object.deletion_policy = DeletionPolicy::Delete;
+        (world.object.format, world.object.templates) = (format.clone(), templates);
+        for entry in world.object.entries.clone() {
+            world.found(&entry.key, "\"1\"");
+        }
+        world.settle();
+        for entry in world.object.entries.clone() {
+            world.gone(&entry.key, true, false);
+        }
+        let plan = world.settle();
+        assert!(matches!(plan.target, TargetAction::Delete { .. }), "{format:?}: {}", world.message());
+        assert_eq!(world.reason(), "KeyNotFound");
+    }
+}
+
+#[test]
+fn a_value_of_another_layout_is_not_kept() {
+    let mut world = World::synced(&["A"]);
+    world.gone("A", true, false);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1")]));
+    world.object.format = Format::Prefect1Context;
+    world.object.generation = Some(2);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "A-1")]), "untouched: what it holds is not what Prefect 1 would read");
+    assert!(!world.ready());
+    world.found("A", "\"A-2\"");
+    world.settle();
+    assert_eq!(world.data()["A"], r#""\"\\\"A-2\\\"\"""#);
+    world.gone("A", true, false);
+    world.settle();
+    assert_eq!(world.data()["A"], r#""\"\\\"A-2\\\"\"""#, "kept as it is");
+}
+
+#[test]
+fn a_default_for_prefect_1_is_planned_once() {
+    let mut world = World::new(&["A"]);
+    world.object.format = Format::Prefect1Context;
+    world.object.entries[0].default = Some("x".into());
+    world.gone("A", false, false);
+    world.settle();
+    assert!(world.ready(), "{}", world.message());
+}
+
 proptest::proptest! {
     /// Rendering is deterministic, and planning again after writing asks for nothing, whatever is found.
     #[test]

@@ -73,11 +73,29 @@ pub(super) struct Decision {
     pub next: Option<Duration>,
 }
 
-/// Decides. `changed` are the keys of the target whose content is about to change.
-pub(super) fn decide(object: &Object, previous: &SyncStatus, changed: &BTreeSet<String>, now: Timestamp) -> Decision {
-    let revision = match (previous.revision, changed.is_empty()) {
-        (revision, true) => revision,
-        (revision, false) => Some(revision.unwrap_or(0) + 1),
+/// What becomes of the content of the target.
+pub(super) enum Content {
+    /// It is, or will be, as it should be, and is no other than before.
+    Stands,
+    /// These keys change.
+    Changes(BTreeSet<String>),
+    /// All of it goes.
+    Goes,
+    /// It is not looked at now.
+    Unknown,
+}
+
+/// Decides.
+pub(super) fn decide(object: &Object, previous: &SyncStatus, content: &Content, now: Timestamp) -> Decision {
+    let before = previous.revision.unwrap_or(0);
+    let pending = previous.restarts.iter().filter_map(|restart| restart.pending_revision).max();
+    // What was announced and interrupted is the same revision still.
+    let next = pending.unwrap_or(0).max(before + 1);
+    let revision = match content {
+        Content::Changes(_) | Content::Goes => Some(next),
+        // Announced, and the target is as it should be: it was written.
+        Content::Stands => pending.max(previous.revision),
+        Content::Unknown => previous.revision,
     };
     let mut decision = Decision { revision, ..Decision::default() };
     for restart in &object.restarts {
@@ -87,11 +105,17 @@ pub(super) fn decide(object: &Object, previous: &SyncStatus, changed: &BTreeSet<
             name: restart.name.clone(),
             ..RestartStatus::default()
         });
-        let concerns = restart.keys.is_empty() || restart.keys.iter().any(|key| changed.contains(key));
-        if !changed.is_empty() && concerns {
+        let concerns = match content {
+            Content::Changes(keys) => restart.keys.is_empty() || restart.keys.iter().any(|key| keys.contains(key)),
+            Content::Goes => true,
+            Content::Stands | Content::Unknown => false,
+        };
+        if concerns {
             status.pending_revision = revision;
         }
-        if let Some(pending) = status.pending_revision {
+        // Not before the content is there; and without content no pod could start.
+        let is_there = |pending: i64| !matches!(content, Content::Goes) && Some(pending) <= revision;
+        if let Some(pending) = status.pending_revision.filter(|pending| is_there(*pending)) {
             let since = status.last_restart_time.as_ref().map(|last| elapsed(last.0, now));
             match since.and_then(|since| restart.min_interval.checked_sub(since)).filter(|left| !left.is_zero()) {
                 Some(left) => decision.next = Some(decision.next.map_or(left, |next| next.min(left))),

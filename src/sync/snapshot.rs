@@ -30,6 +30,8 @@ struct Known {
     merged: u64,
     /// When it was last read, since the session began.
     read_at: Duration,
+    /// The last pass that asked for it, whatever came of it.
+    asked: u64,
 }
 
 impl Known {
@@ -194,8 +196,7 @@ impl Snapshot {
     }
 
     fn is_read_since(&self, object: &Dependent, pass: u64) -> bool {
-        let is_read =
-            |key| self.reading(key).is_some_and(|reading| reading.failure.is_none() && reading.passes.1 > pass);
+        let is_read = |key| self.outage.is_none() && self.keys.get(key).is_some_and(|known| known.asked > pass);
         self.interests.get(object).is_some_and(|interest| interest.remote_keys().all(is_read))
     }
 
@@ -317,9 +318,10 @@ impl Snapshot {
     pub fn announced(&self, is_block: bool, name: &str, id: Uuid) -> BTreeSet<RemoteKey> {
         let concerns = |key: &RemoteKey, known: &Known| match key {
             RemoteKey::Listing(query) => {
-                // A name that it has is a key of its own; whether tags still fit only the listing says.
+                // A name that it has is a key of its own, and says itself which tags it has.
                 let has_it = matches!(known.answer(), Some(Answer::Listed(names)) if names.contains(name));
-                query.block_type.is_some() == is_block && (!has_it || !query.tags.is_empty()) && query.matches(name)
+                let fails = known.reading.as_ref().is_some_and(|reading| reading.failure.is_some());
+                query.block_type.is_some() == is_block && !has_it && !fails && query.matches(name)
             }
             key => (key.block_type().is_some() == is_block && key.name() == name) || known.ids.contains(&id),
         };
@@ -345,8 +347,9 @@ impl Snapshot {
             let companions = users
                 .filter_map(|user| self.interests.get(user))
                 .flat_map(Interest::remote_keys)
-                .filter(|companion| with_companions || keys.contains(*companion));
-            let members = keys.iter().filter(|key| members.contains(*key));
+                // A listing may be many requests: it is read for its own sake only.
+                .filter(|companion| (with_companions && !is_listing(companion)) || keys.contains(*companion));
+            let members = members.iter().filter_map(|member| keys.get(member));
             let group: BTreeSet<&RemoteKey> = companions.chain(members).chain([key]).collect();
             let with = |sizes: &BTreeMap<Option<&'a str>, usize>, portion: &BTreeSet<RemoteKey>| {
                 let mut sizes = sizes.clone();
@@ -404,7 +407,7 @@ impl Snapshot {
             .filter(|known| known.users.len() <= MOST_USERS)
             .flat_map(|known| &known.users);
         let keys = users.filter_map(|user| self.interests.get(user)).flat_map(Interest::remote_keys);
-        keys.filter(|key| !reads.contains_key(*key)).cloned().collect()
+        keys.filter(|key| !reads.contains_key(*key) && !is_listing(key)).cloned().collect()
     }
 
     /// Keys that `reads` finds missing for the first time, so that nothing explains them yet.
@@ -464,6 +467,7 @@ impl Snapshot {
             }
             known.reading = Some(after);
             known.merged = self.merged;
+            known.asked = known.asked.max(pass);
             known.read_at = times.at;
             self.unread.remove(&key);
         }

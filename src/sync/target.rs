@@ -97,6 +97,18 @@ pub enum Ownership {
     Accepted,
     /// Somebody else's; the text names them.
     Foreign(String),
+    /// Under Merge: it belongs as a whole to the object named.
+    Whole(String),
+    /// Objects have keys in it, so nobody may own it as a whole.
+    Shared,
+}
+
+impl Ownership {
+    /// Whether the object may write it.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        matches!(self, Self::Ours | Self::Accepted)
+    }
 }
 
 /// What the field managers of objects under Merge are called, before the object's UID.
@@ -126,13 +138,17 @@ pub fn ownership(object: &Object, target: &Target) -> Ownership {
         .is_some_and(|accepted| accepted.split(',').any(|name| name.trim() == object.owner_name()));
     if object.is_merge() {
         return match annotated {
-            Some(owner) => Ownership::Foreign(format!("{owner}, which keeps its data as a whole")),
+            Some(owner) => Ownership::Whole(owner.clone()),
             None if accepted => Ownership::Accepted,
             None => Ownership::Foreign("someone else".to_owned()),
         };
     }
     if is_owned_by(object, target) {
         return Ownership::Ours;
+    }
+    // That it accepts our keys is no leave to take the others'.
+    if target.labels.get(api::OWNED_BY_LABEL) == Some(&merged_label(object.id.kind)) {
+        return Ownership::Shared;
     }
     if accepted {
         return Ownership::Accepted;

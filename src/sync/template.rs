@@ -5,11 +5,12 @@
 //! texts are the engine's fixed words and names from the template; its own debug output would show values.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::ValueKind;
+use minijinja::value::{Object, ObjectRepr, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, filters, tests};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
@@ -18,6 +19,8 @@ use super::value::{Content, Form, decode_base64};
 
 /// What one rendering may cost: about as many instructions, or 64 times as many bytes of data.
 const FUEL: u64 = 300_000;
+
+const BINARY: &str = "a binary value is used as text; b64encode takes it";
 
 /// `target.template` as far as it makes data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +47,10 @@ impl Template {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
+        environment.set_formatter(|out, state, value| match value.kind() {
+            ValueKind::Bytes => Err(failed(BINARY)),
+            _ => minijinja::escape_formatter(out, state, value),
+        });
         let mut syntax = SyntaxConfig::builder();
         if self.brackets {
             syntax.block_delimiters("[%", "%]").variable_delimiters("[[", "]]").comment_delimiters("[#", "#]");
@@ -89,10 +96,19 @@ impl Template {
             let template = environment.get_template(key).map_err(|error| error.kind().to_string())?;
             let rendered = template.render(&context).map_err(|error| {
                 let known: BTreeSet<&str> = entries.keys().map(String::as_str).chain(["data"]).collect();
+                // Which of them it was the engine does not say.
                 let undeclared = template.undeclared_variables(false);
-                let unknown = undeclared.iter().map(String::as_str).filter(|name| !known.contains(name)).min();
-                format!("{}: {}", place(key, &error), why(&error, unknown, entries.keys().map(String::as_str)))
+                let mut unknown = undeclared.iter().map(String::as_str).filter(|name| !known.contains(name));
+                let only = unknown.next().filter(|_| unknown.next().is_none() && !undeclared.contains("data"));
+                format!("{}: {}", place(key, &error), why(&error, only, entries.keys().map(String::as_str)))
             })?;
+            // Concatenation makes text of what is none.
+            let is_lossy = rendered.contains(char::REPLACEMENT_CHARACTER)
+                && entries.values().any(|content| content.form == Form::Binary)
+                && !self.templates[key].contains(char::REPLACEMENT_CHARACTER);
+            if is_lossy {
+                return Err(format!("template {key:?}: {BINARY}"));
+            }
             made.insert(key.clone(), Content { bytes: Zeroizing::new(rendered.into_bytes()), form: Form::Text });
         }
         Ok(made)
@@ -145,7 +161,7 @@ fn failed(what: &'static str) -> Error {
 fn text(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
-        ValueKind::Bytes => Err(failed("a binary value is used as text; b64encode takes it")),
+        ValueKind::Bytes => Err(failed(BINARY)),
         _ => Ok(value.to_string()),
     }
 }
@@ -172,10 +188,37 @@ fn urlencode(text: &str) -> String {
 
 /// As JSON, without the escapes that HTML would want.
 fn tojson(value: &Value) -> Result<String, Error> {
+    if let Some(number) = value.downcast_object_ref::<Number>() {
+        return Ok(number.0.clone());
+    }
+    let joined = |parts: Result<Vec<String>, Error>| parts.map(|parts| parts.join(","));
     match value.kind() {
         ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
         ValueKind::Bytes => Err(failed("a binary value can't be JSON; b64encode takes it")),
+        ValueKind::Map => {
+            let members = value
+                .try_iter()?
+                .map(|name| Ok(format!("{}:{}", quoted(&text(&name)?)?, tojson(&value.get_item(&name)?)?)));
+            Ok(format!("{{{}}}", joined(members.collect())?))
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            Ok(format!("[{}]", joined(value.try_iter()?.map(|element| tojson(&element)).collect())?))
+        }
         _ => serde_json::to_string(value).map_err(|_| failed("tojson: this can't be JSON")),
+    }
+}
+
+/// A number that no number type holds exactly: it is printed as it was written, and can't be reckoned with.
+#[derive(Debug)]
+struct Number(String);
+
+impl Object for Number {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -191,7 +234,7 @@ fn b64decode(value: &Value) -> Result<Value, Error> {
     })
 }
 
-/// Numbers that no number type holds exactly stay the text that they are.
+/// Numbers keep every digit.
 fn fromjson(raw: &str) -> Result<Value, Error> {
     let no_json = || failed("fromjson: this is no JSON");
     if super::value::is_too_deep(raw) {
@@ -210,7 +253,10 @@ fn fromjson(raw: &str) -> Result<Value, Error> {
         }
         Some(b'-' | b'0'..=b'9') => {
             let _: &RawValue = serde_json::from_str(raw).map_err(|_| no_json())?;
-            raw.parse::<i64>().map_or_else(|_| Value::from(raw), Value::from)
+            let whole = raw.parse::<i64>().ok().map(Value::from);
+            let exact = whole.or_else(|| raw.parse::<f64>().ok().map(Value::from));
+            let exact = exact.filter(|number| number.to_string() == raw);
+            exact.unwrap_or_else(|| Value::from_object(Number(raw.to_owned())))
         }
         Some(b'"') => serde_json::from_str::<String>(raw).map(Value::from).map_err(|_| no_json())?,
         _ if raw == "null" => Value::from(()),

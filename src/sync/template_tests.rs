@@ -43,6 +43,11 @@ fn filters_do_what_they_say() {
         ("{{ (CONFIG | fromjson).ratio }}", "1.50"),
         ("{{ (CONFIG | fromjson).big }}", "123456789012345678901234567890"),
         ("{% if (CONFIG | fromjson).on %}on{% endif %}", "on"),
+        (
+            "{{ CONFIG | fromjson | tojson }}",
+            r#"{"big":123456789012345678901234567890,"on":true,"port":5432,"ratio":1.50}"#,
+        ),
+        ("{{ {'a': [1, 'x']} | tojson }}", r#"{"a":[1,"x"]}"#),
         ("{{ USER | b64encode }}", "YWRtaW4="),
         ("{{ BINARY | b64encode }}", "/wA="),
         ("{{ ENCODED | b64decode | b64encode }}", "/wA="),
@@ -79,6 +84,12 @@ fn errors_name_template_and_line_and_what_there_is_and_never_a_value() {
         ("{{ PASSWORD | fromjson }}", r#"template "x", line 1: fromjson: this is no JSON"#),
         ("{{ PASSWORD | b64decode }}", r#"template "x", line 1: b64decode: this is no base64"#),
         ("{{ BINARY | upper }}", r#"template "x", line 1: a binary value is used as text; b64encode takes it"#),
+        ("{{ BINARY }}", r#"template "x", line 1: a binary value is used as text; b64encode takes it"#),
+        ("{{ 'x' ~ BINARY }}", r#"template "x": a binary value is used as text; b64encode takes it"#),
+        (
+            "{{ NONE | default('') }}{{ data['none'] }}",
+            r#"template "x", line 1: a name or member that it uses is not there; `default` gives one"#,
+        ),
         ("{{ PASSWORD + 1 }}", r#"template "x", line 1: invalid operation"#),
         (
             "{{ PASSWORD | sha256 }}",

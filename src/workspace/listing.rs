@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::failure::failure;
 use super::reader::{Found, Pass, Reader, block_document, is_of_these_keys, variable_document};
 use crate::api::Source;
-use crate::prefect::{Client, Error, MAX_LISTED};
+use crate::prefect::{Client, Error, MAX_LISTED, MAX_LISTED_BYTES};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::query::{Matcher, Query};
 use crate::sync::reading::Before;
@@ -137,9 +137,13 @@ async fn list(
 }
 
 fn too_many(query: &Query, now: Timestamp) -> Failure {
-    let what = query.block_type.as_deref().map_or_else(|| "variables".to_owned(), |of| format!("{of} blocks"));
+    let (what, next) = match &query.block_type {
+        Some(block_type) => (format!("{block_type} blocks"), "name them one by one in spec.data"),
+        None => ("variables".to_owned(), "use find.tags, or name them one by one in spec.data"),
+    };
     let message = format!(
-        "there are more than {MAX_LISTED} {what} to look through for {query}; name them one by one in spec.data, or use tags"
+        "there are {MAX_LISTED} {what} or more to look through for {query}, or those found hold more than {} MiB; {next}",
+        MAX_LISTED_BYTES >> 20
     );
     Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false }
 }

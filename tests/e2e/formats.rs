@@ -66,7 +66,7 @@ async fn shells_and_dotenv_readers_take_the_same_from_a_dot_env_file() {
     let values = [
         ("A", "plain"),
         ("B", " spaces # and $HOME `id` \"q\" "),
-        ("C", "it's 100% \\n \"quoted\" \\"),
+        ("C", "it's 100% \\n \"quoted\" \\ "),
         ("D", "two\nlines\n"),
         ("E", ""),
         ("F", "ä☃🦀=x"),
