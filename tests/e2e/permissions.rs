@@ -15,11 +15,11 @@ use crate::support::{Mode, Proxy};
 
 /// Verbs, group, resource (with its subresource), and whether the operator may.
 const TABLE: &[(&str, &str, &str, bool)] = &[
-    ("get,list,watch,create,update,delete", "", "secrets", true),
-    ("get,list,watch,create,update,delete", "", "configmaps", true),
-    // Writes are whole and name the version that was seen; nothing is patched or deleted in bulk.
-    ("patch,deletecollection", "", "secrets", false),
-    ("patch,deletecollection", "", "configmaps", false),
+    // Patched is only what is merged into targets that accept it; nothing is deleted in bulk.
+    ("get,list,watch,create,update,patch,delete", "", "secrets", true),
+    ("get,list,watch,create,update,patch,delete", "", "configmaps", true),
+    ("deletecollection", "", "secrets", false),
+    ("deletecollection", "", "configmaps", false),
     ("get,list,watch", "prefect-sync.dev", "prefectworkspaces", true),
     ("get,list,watch", "prefect-sync.dev", "prefectsecrets", true),
     ("get,list,watch", "prefect-sync.dev", "prefectkvs", true),
@@ -47,7 +47,10 @@ const TABLE: &[(&str, &str, &str, bool)] = &[
     ("create,update", "rbac.authorization.k8s.io", "clusterrolebindings", false),
     ("create,update,patch", "apiextensions.k8s.io", "customresourcedefinitions", false),
     ("create,update,patch", "admissionregistration.k8s.io", "validatingwebhookconfigurations", false),
+    // Restarting workloads is for those who apply 11-restarts.yaml.
     ("create,update,patch,delete", "apps", "deployments", false),
+    ("create,update,patch,delete", "apps", "statefulsets", false),
+    ("create,update,patch,delete", "apps", "daemonsets", false),
 ];
 
 #[tokio::test]

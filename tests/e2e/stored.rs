@@ -176,8 +176,8 @@ impl Cluster {
             )
         };
         for ((kind, name), problem) in INVALID.into_iter().zip([
-            "spec.target.creationPolicy: unknown variant `Shared`, expected `Owner`",
-            r#"spec.data: invalid type: string "everything", expected a sequence"#,
+            "spec.target.creationPolicy: unknown variant `Shared`, expected one of `Owner`, `Merge`, `Orphan`",
+            "spec.target.deletionPolicy: unknown variant `Archive`, expected `Retain` or `Delete`",
             "spec.refreshInterval: invalid floating-point number: cannot parse float from empty string",
         ]) {
             let message = self.reason(operator, kind, name, "ObjectInvalid").await;
@@ -265,7 +265,7 @@ async fn promise_9_an_object_that_cannot_be_parsed_says_so_and_everything_else_g
     for (kind, name, patch) in [
         ("PrefectSecret", "bad", later.clone()),
         ("PrefectWorkspace", "other", json!({"spec": {"refreshInterval": "soon"}})),
-        ("PrefectKV", "bad", json!({"spec": {"data": "everything"}})),
+        ("PrefectKV", "bad", json!({"spec": {"target": {"deletionPolicy": "Archive"}}})),
     ] {
         // The API server takes a moment to use the lax schema.
         eventually("the object to be stored", SOON, async || cluster.patch(kind, name, patch.clone()).await).await;

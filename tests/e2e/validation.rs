@@ -4,16 +4,17 @@
 use serde_json::{Value, json};
 
 use crate::fixture::control_plane;
+use crate::validation_sources::{bad_layouts, bad_sources, good};
 
 /// What the API server adds where the shape is wrong, since then it can't evaluate rules.
 const NOT_CHECKED: &str = "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-const KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
-const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-const DURATION: &str = r"^([0-9]{1,5}(\.[0-9]{1,3})?h|[0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m))+$";
+pub const KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
+pub const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+pub const DURATION: &str = r"^([0-9]{1,5}(\.[0-9]{1,3})?h|[0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m))+$";
 const TYPES: &str = "type must be Opaque, kubernetes.io/dockerconfigjson, kubernetes.io/tls, kubernetes.io/basic-auth, kubernetes.io/ssh-auth or a type outside kubernetes.io: the others give power over the cluster";
 
 /// A field whose value does not match its pattern, and the rule that says so in words.
-fn mismatch(field: &str, value: &str, pattern: &str, words: &str) -> Vec<String> {
+pub fn mismatch(field: &str, value: &str, pattern: &str, words: &str) -> Vec<String> {
     vec![
         format!("{field}: Invalid value: {value:?}: {field} in body should match '{pattern}'"),
         format!("{field}: Invalid value: {value:?}: {words}"),
@@ -52,20 +53,20 @@ fn metadata(what: &str) -> Vec<String> {
     )]
 }
 
-fn one(problem: &str) -> Vec<String> {
+pub fn one(problem: &str) -> Vec<String> {
     vec![problem.to_owned()]
 }
 
 /// A problem with the shape.
-fn shape(problem: &str) -> Vec<String> {
+pub fn shape(problem: &str) -> Vec<String> {
     vec![problem.to_owned(), NOT_CHECKED.to_owned()]
 }
 
-fn entry(secret_key: &str) -> Value {
+pub fn entry(secret_key: &str) -> Value {
     json!({"secretKey": secret_key, "remoteRef": {"key": "a"}})
 }
 
-fn secret(data: &[Value]) -> (&'static str, Value) {
+pub fn secret(data: &[Value]) -> (&'static str, Value) {
     ("PrefectSecret", json!({"data": data}))
 }
 
@@ -81,7 +82,7 @@ fn with(more: Value) -> (&'static str, Value) {
     secret(&[entry])
 }
 
-fn target(target: Value) -> (&'static str, Value) {
+pub fn target(target: Value) -> (&'static str, Value) {
     ("PrefectSecret", json!({"data": [entry("A")], "target": target}))
 }
 
@@ -89,7 +90,7 @@ fn labelled(metadata: Value) -> (&'static str, Value) {
     target(json!({"template": {"metadata": metadata}}))
 }
 
-fn kv(data: Value) -> (&'static str, Value) {
+pub fn kv(data: Value) -> (&'static str, Value) {
     ("PrefectKV", json!({"data": data}))
 }
 
@@ -123,11 +124,11 @@ fn rate(requests_per_minute: Value) -> (&'static str, Value) {
     )
 }
 
-fn many(count: usize) -> Value {
+pub fn many(count: usize) -> Value {
     (0..count).map(|number| (format!("l{number}"), json!("x"))).collect::<serde_json::Map<_, _>>().into()
 }
 
-type Case = ((&'static str, Value), Vec<String>);
+pub type Case = ((&'static str, Value), Vec<String>);
 
 fn bad_data() -> Vec<Case> {
     let exactly_one =
@@ -136,7 +137,7 @@ fn bad_data() -> Vec<Case> {
     let (long, longer) = ("x".repeat(254), "x".repeat(65537));
     let hosts = json!({"configMapKey": "HOST", "remoteRef": {"key": "host"}});
     vec![
-        (("PrefectSecret", json!({})), shape("spec.data: Required value")),
+        (("PrefectSecret", json!({})), one("spec: Invalid value: set spec.data, spec.dataFrom, or both")),
         (secret(&[]), one("spec.data: Invalid value: 0: spec.data in body should have at least 1 items")),
         (kv(json!([])), one("spec.data: Invalid value: 0: spec.data in body should have at least 1 items")),
         (secret(&[entry("..")]), bad_key("secretKey", "..")),
@@ -225,8 +226,10 @@ fn bad_targets() -> Vec<Case> {
         ),
         (target(json!({"name": "a".repeat(254)})), shape("spec.target.name: Too long: may not be more than 253 bytes")),
         (
-            target(json!({"creationPolicy": "Merge"})),
-            shape(r#"spec.target.creationPolicy: Unsupported value: "Merge": supported values: "Owner""#),
+            target(json!({"creationPolicy": "Shared"})),
+            shape(
+                r#"spec.target.creationPolicy: Unsupported value: "Shared": supported values: "Owner", "Merge", "Orphan""#,
+            ),
         ),
         (
             target(json!({"deletionPolicy": "delete"})),
@@ -332,11 +335,16 @@ async fn create(client: &kube::Client, kind: &str, spec: &Value) -> Result<(), S
     }
 }
 
+fn all() -> impl Iterator<Item = Case> {
+    bad_data().into_iter().chain(bad_targets()).chain(bad_workspaces()).chain(bad_sources()).chain(bad_layouts())
+}
+
 #[tokio::test]
 async fn bad_objects_are_refused_by_the_api_server_with_words_that_say_what_to_do() {
     let client = control_plane().await.admin().await;
+    assert!(all().count() >= 80, "{}", all().count());
     let mut wrong = Vec::new();
-    for ((kind, spec), problems) in bad_data().into_iter().chain(bad_targets()).chain(bad_workspaces()) {
+    for ((kind, spec), problems) in all() {
         let problems =
             if let [problem] = &problems[..] { problem.clone() } else { format!("[{}]", problems.join(", ")) };
         let expected = Err(format!(r#"{kind}.prefect-sync.dev "bad" is invalid: {problems}"#));
@@ -381,7 +389,10 @@ async fn the_limits_themselves_are_fine() {
         every("0.5h"),
         every("24h"),
         workspace(json!({"local": {"configToml": {"secretKeyRef": {"name": "x"}}}, "staleAfter": "720h"})),
-    ] {
+    ]
+    .into_iter()
+    .chain(good())
+    {
         assert_eq!(create(&client, kind, &spec).await, Ok(()), "{kind} {:.200}", spec.to_string());
     }
 }
