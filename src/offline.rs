@@ -46,7 +46,8 @@ pub async fn outcomes(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Outcome>
     let files = Files::read(paths)?;
     ensure!(!files.objects.is_empty(), "no PrefectSecret and no PrefectKV in the files given with -f");
     let mut by_workspace: BTreeMap<&WorkspaceKey, Vec<&Object>> = BTreeMap::new();
-    for object in &files.objects {
+    // One that is wrong in itself needs no workspace to say so.
+    for object in files.objects.iter().filter(|object| object.validate().is_ok()) {
         by_workspace.entry(&object.workspace).or_default().push(object);
     }
     let now = whole_seconds(Timestamp::now());
@@ -54,8 +55,11 @@ pub async fn outcomes(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Outcome>
     for (key, objects) in by_workspace {
         readings.insert(key.clone(), files.read_workspace(key, &objects, now).await?);
     }
-    let outcome =
-        |object: &Object| Outcome { object: object.clone(), plan: readings[&object.workspace].plan(object, now) };
+    let nothing = Readings { outage: None, snapshot: Snapshot::default() };
+    let outcome = |object: &Object| {
+        let plan = readings.get(&object.workspace).unwrap_or(&nothing).plan(object, now);
+        Outcome { object: object.clone(), plan }
+    };
     Ok(files.objects.iter().map(outcome).collect())
 }
 

@@ -47,8 +47,9 @@ fn help_explains_each_flag_and_names_its_environment_variable() {
         let help = run(scratch.path(), &[command.get_name(), "--help"], &[]);
         assert_eq!((help.code, help.stderr.as_str()), (0, ""));
         for flag in command.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
+            // The command after `--` is no flag.
+            let Some(name) = flag.get_long() else { continue };
             flags += 1;
-            let name = flag.get_long().unwrap();
             let variable = flag.get_env().unwrap_or_else(|| panic!("--{name} has no variable")).to_str().unwrap();
             assert!(variable.starts_with("PREFECT_SYNC_"), "{variable}");
             let options = help.stdout.split("\nOptions:\n").nth(1).unwrap();
@@ -293,6 +294,85 @@ fn render_needs_no_prefect_for_local_secrets() {
     );
 }
 
+#[test]
+fn an_object_that_is_wrong_in_itself_says_so_without_any_workspace() {
+    let home = Scratch::new("cli");
+    for (spec, message) in [
+        ("{}", "spec.data or spec.dataFrom must have at least one entry"),
+        (
+            "{dataFrom: [{find: {}}]}",
+            "find in spec.dataFrom needs name.regexp or tags; to take everything write name: {regexp: '.'}",
+        ),
+        (
+            "{dataFrom: [{find: {name: {regexp: '('}}}]}",
+            "spec.dataFrom[0]: \"(\" is no regular expression: unclosed group",
+        ),
+    ] {
+        let text = format!(
+            "{{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectSecret, metadata: {{name: a}}, spec: {spec}}}"
+        );
+        std::fs::write(home.path().join("bad.yaml"), text).unwrap();
+        let ran = run(home.path(), &["render", "-f", "bad.yaml"], &[]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (1, format!("PrefectSecret/a: {message}\n").as_str()));
+    }
+}
+
+/// Local secrets, and objects that read them.
+fn local_home() -> (Scratch, String) {
+    let home = Scratch::new("cli");
+    let objects = r#"
+{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectSecret, metadata: {name: first}, spec: {
+  data: [{secretKey: A, remoteRef: {key: A}}, {secretKey: B, remoteRef: {key: B}}]}}
+---
+{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectSecret, metadata: {name: second}, spec: {
+  dataFrom: [{find: {name: {regexp: "^B$"}}, rewrite: [{regexp: {source: "^", target: "FOUND_"}}]}],
+  target: {template: {data: {B: "later [[ FOUND_B | urlencode ]]"}, delimiters: Brackets, mergePolicy: Merge}}}}
+---
+{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectSecret, metadata: {name: third}, spec: {
+  data: [{secretKey: A, remoteRef: {key: A}}], target: {format: {prefect1Context: {}}}}}
+"#;
+    std::fs::write(home.path().join("objects.yaml"), objects).unwrap();
+    std::fs::write(home.path().join("config.toml"), "[context.secrets]\nA = \"one ü\\nline\"\nB = \"p/w\"\n").unwrap();
+    let path = home.path().join("config.toml").display().to_string();
+    (home, path)
+}
+
+#[test]
+fn exec_runs_a_command_with_what_a_pod_would_get_and_writes_nothing() {
+    let (home, config) = local_home();
+    let env = [("PREFECT__USER_CONFIG_PATH", config.as_str()), ("PREFECT_SYNC_FILES", "objects.yaml")];
+    let print = r#"printf '%s|' "$A" "$B" "$FOUND_B" "$PREFECT__CONTEXT__SECRETS__A" "$1"; exit 7"#;
+    let files = || std::fs::read_dir(home.path()).unwrap().count();
+    let before = files();
+    let ran = run(home.path(), &["exec", "--", "sh", "-c", print, "sh", "argument"], &env);
+    assert_eq!(ran.stderr, "");
+    assert_eq!(
+        ran.stdout,
+        "one ü\nline|later p%2Fw|p/w|\"\\\"\\\\\\\"one \\\\\\\\u00fc\\\\\\\\nline\\\\\\\"\\\"\"|argument|"
+    );
+    assert_eq!((ran.code, files()), (7, before));
+    let prefixed = run(home.path(), &["exec", "--prefix", "X_", "--", "sh", "-c", "echo $X_B"], &env);
+    assert_eq!((prefixed.stdout.as_str(), prefixed.code), ("later p%2Fw\n", 0));
+}
+
+#[test]
+fn exec_runs_nothing_where_something_is_missing_and_shows_no_value() {
+    let (home, config) = local_home();
+    let env = [("PREFECT__USER_CONFIG_PATH", config.as_str())];
+    std::fs::write(home.path().join("wrong.yaml"), LOCAL.replace("key: A}", "key: NONE}")).unwrap();
+    let args = ["exec", "-f", "objects.yaml,wrong.yaml", "--", "touch", "ran"];
+    let ran = run(home.path(), &args, &env);
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.stderr,
+        "prefect-sync: the command is not run: PrefectSecret/etl A: no secret block \"NONE\" in workspace default, which has local secrets only (spec.api is not set); add it to the config.toml, or set spec.api\n"
+    );
+    assert!(!home.path().join("ran").exists());
+    let ran = run(home.path(), &["exec", "-f", "objects.yaml", "--", "no-such-program"], &env);
+    assert_eq!(ran.stderr, "prefect-sync: running no-such-program: No such file or directory (os error 2)\n");
+    assert_eq!(run(home.path(), &["exec", "-f", "objects.yaml"], &env).code, 2, "a command is asked for");
+}
+
 const LOCAL: &str = "{apiVersion: prefect-sync.dev/v1alpha1, kind: PrefectSecret, metadata: {name: etl}, spec: {data: [{secretKey: A, remoteRef: {key: A}}]}}";
 
 #[test]
@@ -308,8 +388,8 @@ fn a_file_that_cannot_be_used_is_named_and_nothing_of_its_content_is_shown() {
         ("kind: Deployment\n", "no PrefectSecret and no PrefectKV in the files given with -f"),
         ("", "no PrefectSecret and no PrefectKV in the files given with -f"),
         (
-            "kind: Deployment\n---\napiVersion: prefect-sync.dev/v1alpha1\nkind: PrefectSecret\nmetadata: {name: a}\nspec: {}\n",
-            "bad.yaml, document 2: this is no PrefectSecret: missing field `data`",
+            "kind: Deployment\n---\napiVersion: prefect-sync.dev/v1alpha1\nkind: PrefectSecret\nmetadata: {name: a}\n",
+            "bad.yaml, document 2: this is no PrefectSecret: missing field `spec`",
         ),
     ] {
         std::fs::write(home.path().join("bad.yaml"), text).unwrap();
