@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::lines::{Line, Scene, line};
-use super::object::{Property, illegal, is_legal_key};
+use super::object::Property;
 use super::path::Path;
 use super::query::Query;
 use super::reading::{Answer, Document};
 use super::resolve::{Outcome, members, resolve};
 use super::source::{Rewriter, Selection, Source};
+use super::validate::{illegal, is_legal_key};
 use super::{Entry, Reason, RemoteKey};
 use crate::api::{DeletionPolicy, EntryState, EntryStatus};
 

@@ -1,8 +1,9 @@
 //! Which Events a plan publishes: transitions and what was done to targets, never an ordinary success.
 
 use super::Reason;
+use super::claim::version;
 use super::conditions::{self, Verdict};
-use super::plan::{Observed, PlannedEvent, TargetAction, version};
+use super::planned::{Observed, PlannedEvent, TargetAction};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 pub(super) fn transition_event(observed: &Observed<'_>, verdict: &Verdict) -> Option<PlannedEvent> {

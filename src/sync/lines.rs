@@ -8,7 +8,7 @@ use super::absence::is_delivered;
 use super::conditions::sentences;
 use super::interest::found;
 use super::layout::{as_held, stands_alone, tag};
-use super::plan::Observed;
+use super::planned::Observed;
 use super::reading::Failure;
 use super::resolve::Outcome;
 use super::target::{Target, is_owned_by, merger, ownership};

@@ -14,15 +14,19 @@
 //! Planning again after a plan was carried out asks for no write.
 
 pub mod absence;
+mod claim;
 pub mod conditions;
 mod entries;
 mod events;
 pub mod interest;
 pub mod layout;
 mod lines;
+mod listings;
 pub mod object;
 pub mod path;
 pub mod plan;
+mod planned;
+mod portions;
 pub mod prefect1;
 pub mod query;
 pub mod reading;
@@ -36,11 +40,13 @@ pub mod source;
 pub mod suggest;
 pub mod target;
 pub mod template;
+mod validate;
 pub mod value;
 pub mod workspace;
 
 pub use object::{Dependent, Entry, Kind, Object, RemoteKey};
-pub use plan::{Observed, Plan, PlannedEvent, Removal, TargetAction, plan};
+pub use plan::plan;
+pub use planned::{Observed, Plan, PlannedEvent, Removal, TargetAction};
 pub use reading::{Absence, Answer, Document, Failure, Missing, Read, Reading, Shape};
 pub use reason::Reason;
 pub use target::{Manifest, Target};

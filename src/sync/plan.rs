@@ -1,31 +1,30 @@
 //! `plan`: what is observed in, what to do out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-use super::absence::elapsed;
-use super::conditions::{self, Verdict, sentences};
-use super::entries;
-use super::events::{transition, transition_event, written_events};
-use super::interest::Interest;
-use super::layout::{Contents, lay_out, tag};
-use super::lines::{Line, Scene, done, keep_lines, keys_of, unwritten};
-use super::reading::{Failure, Reading};
-use super::report::{self, report};
-use super::restart::{self, Content, Rolled, Rollout};
-use super::suggest::no_workspace;
-use super::target::{Data, Manifest, Ownership, Target, is_owned_by, merger, ownership};
-use super::value::MAX_TARGET_BYTES;
-use super::{Object, Reason, RemoteKey, Timestamp};
-use crate::api::{CreationPolicy, DeletionPolicy, EntryState, ResolvedWorkspace, SyncStatus, TargetStatus};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::absence::elapsed;
+use super::claim::{action, changed_keys, conflict, foreign_keys, removal};
+use super::conditions::{self, Verdict, sentences};
+use super::entries;
+use super::events::{transition_event, written_events};
+use super::interest::Interest;
+use super::layout::{Contents, lay_out, tag};
+use super::lines::{Line, Scene, done, keep_lines, unwritten};
+pub use super::planned::{Observed, Plan, PlannedEvent, Removal, TargetAction, Version, WorkspaceView};
+use super::reading::Failure;
+use super::report::{self, report};
+use super::restart::{self, Effect};
+use super::suggest::no_workspace;
+use super::target::{Data, Manifest};
+use super::value::MAX_TARGET_BYTES;
+use super::{Object, Reason, Timestamp};
+use crate::api::{DeletionPolicy, EntryState, ResolvedWorkspace, SyncStatus, TargetStatus};
+
 /// When to look again at a target that belongs to someone else.
 const CONFLICT_RETRY: Duration = Duration::from_secs(10);
-
-/// When to try again to restart a workload.
-const RESTART_RETRY: Duration = Duration::from_secs(30);
 
 /// When to look again at a target that is being deleted; its end wakes the object before that.
 const DELETING_RETRY: Duration = Duration::from_secs(5);
@@ -38,158 +37,6 @@ const NEIGHBOURS: Duration = Duration::from_secs(2);
 
 /// What a message says of a target that does not exist yet.
 pub const NOT_WRITTEN: &str = "The target is not written until this is solved";
-
-/// How the object's workspace stands.
-#[derive(Clone, Copy, Debug)]
-pub enum WorkspaceView<'a> {
-    /// There is none of that name.
-    Missing {
-        /// Those that the namespace has.
-        others: &'a [String],
-    },
-    /// It has not been looked at yet: wait.
-    Pending,
-    /// It can't be used: nothing can be read.
-    Unusable(&'a Failure),
-    /// Its readings speak for it.
-    Usable,
-}
-
-/// A version of a target that this process wrote or found right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// Its UID.
-    pub uid: String,
-    /// Its resource version.
-    pub resource_version: String,
-}
-
-/// All that a plan is made from.
-pub struct Observed<'a> {
-    /// What is asked for.
-    pub object: &'a Object,
-    /// The status as it stands.
-    pub previous: &'a SyncStatus,
-    /// The workspace.
-    pub workspace: WorkspaceView<'a>,
-    /// How long the object stays Ready through a failure of the whole workspace.
-    pub stale_after: Duration,
-    /// What is known of the keys.
-    pub readings: &'a BTreeMap<RemoteKey, Reading>,
-    /// What exists under the target's name.
-    pub target: Option<&'a Target>,
-    /// What exists under the name that the status still has, where that differs.
-    pub old_target: Option<&'a Target>,
-    /// The version of the target that this process left behind.
-    pub written: Option<&'a Version>,
-    /// When this process began: an older object is as new to it.
-    pub started: Timestamp,
-    /// The request to read at once that has been done.
-    pub refreshed: Option<&'a str>,
-}
-
-/// What to do with the target.
-#[derive(Debug, PartialEq)]
-pub enum TargetAction {
-    /// Nothing.
-    Keep,
-    /// Create it; if one exists after all, observe again.
-    Create(Manifest),
-    /// Replace the version that was seen.
-    Replace {
-        /// What it is to be.
-        manifest: Manifest,
-        /// The version that was seen.
-        version: Version,
-    },
-    /// Delete the version that was seen and create it anew: what changed can't be changed in place.
-    Recreate {
-        /// What it is to be.
-        manifest: Manifest,
-        /// The version that was seen.
-        version: Version,
-    },
-    /// Make the object's keys in the version that was seen, which is someone else's, these and no other.
-    Merge {
-        /// The keys.
-        manifest: Manifest,
-        /// The version that was seen.
-        version: Version,
-    },
-    /// Delete the version that was seen.
-    Delete {
-        /// Its name.
-        name: String,
-        /// The version that was seen.
-        version: Version,
-    },
-}
-
-/// What to do with the former target.
-#[derive(Debug, PartialEq)]
-pub enum Removal {
-    /// Delete it.
-    Delete(String, Version),
-    /// Take the object's keys out of it.
-    Leave(Manifest, Version),
-}
-
-impl Removal {
-    fn name(&self) -> &str {
-        match self {
-            Self::Delete(name, _) => name,
-            Self::Leave(manifest, _) => &manifest.name,
-        }
-    }
-}
-
-impl TargetAction {
-    /// One word for logs.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Keep => "keep",
-            Self::Create(_) => "create",
-            Self::Replace { .. } => "replace",
-            Self::Recreate { .. } => "recreate",
-            Self::Merge { .. } => "merge",
-            Self::Delete { .. } => "delete",
-        }
-    }
-}
-
-/// An Event to publish on the object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedEvent {
-    /// Whether something is wrong.
-    pub warning: bool,
-    /// The cause.
-    pub reason: Reason,
-    /// What happened.
-    pub note: String,
-}
-
-/// What to do about one object. Carry out in this order: `intent`, `target`, `remove`, `rollouts` (and tell
-/// [`Plan::rolled`] what came of them), `status`, `events`.
-#[derive(Debug)]
-pub struct Plan {
-    /// The status to write before anything else: which workloads are to be restarted because of it.
-    pub intent: Option<SyncStatus>,
-    /// What to do with the target.
-    pub target: TargetAction,
-    /// Whether the target that was seen is just as it should be.
-    pub target_is_right: bool,
-    /// The object's former target, to delete once the new one stands.
-    pub remove: Option<Removal>,
-    /// Workloads to restart.
-    pub rollouts: Vec<Rollout>,
-    /// The status as it is to be; equal to the previous one where nothing is to be written.
-    pub status: SyncStatus,
-    /// Events to publish.
-    pub events: Vec<PlannedEvent>,
-    /// When to look again though nothing wakes us.
-    pub requeue_after: Option<Duration>,
-}
 
 /// Decides. The same input gives the same plan; carrying it out and planning again asks for no write.
 #[must_use]
@@ -400,79 +247,6 @@ fn limits(object: &Object, lines: &[Line], names: usize) -> Result<(), (Reason, 
     Err((Reason::TargetTooLarge, message))
 }
 
-/// Why the target may not be written.
-fn conflict(observed: &Observed<'_>) -> Option<(Reason, String)> {
-    let object = observed.object;
-    let display = object.target_display();
-    let Some(target) = observed.target else {
-        let message = || {
-            format!(
-                "there is no {display} to merge keys into; create it and let it accept this object, or set spec.target.creationPolicy to Owner"
-            )
-        };
-        return object.is_merge().then(|| (Reason::TargetNotFound, message()));
-    };
-    let other_name = "choose another spec.target.name";
-    let owner = match ownership(object, target) {
-        Ownership::Ours | Ownership::Accepted => return None,
-        Ownership::Foreign(owner) => owner,
-        Ownership::Whole(owner) => {
-            let message = format!(
-                "{display} belongs to {owner} as a whole, so no keys can be merged into it; {other_name}, or delete it and create one that accepts this object"
-            );
-            return Some((Reason::TargetConflict, message));
-        }
-        Ownership::Shared => {
-            let message = format!(
-                "{display} is someone else's, into which objects merge keys: taking it would cost the others theirs; {other_name}, or set creationPolicy to Merge"
-            );
-            return Some((Reason::TargetConflict, message));
-        }
-    };
-    // Others that it accepts stay accepted.
-    let before = target.annotations.get(crate::api::ACCEPTS_ANNOTATION).filter(|_| object.is_merge());
-    let accepts = before.map_or_else(|| object.owner_name(), |before| format!("{before},{}", object.owner_name()));
-    let message = format!(
-        "{display} exists and belongs to {owner}; choose spec.target.name, or let it accept this object: kubectl annotate --overwrite {} {} -n {} {}={accepts}",
-        object.id.kind.target().to_lowercase(),
-        object.target_name,
-        object.id.namespace,
-        crate::api::ACCEPTS_ANNOTATION,
-    );
-    Some((Reason::TargetConflict, message))
-}
-
-/// Under Merge, keys that the target has from others: they are never taken, not even where the values are equal.
-fn foreign_keys(observed: &Observed<'_>, manifest: &Manifest) -> Option<(Reason, String)> {
-    const MOST: usize = 5;
-    let (object, target) = (observed.object, observed.target?);
-    if !object.is_merge() {
-        return None;
-    }
-    let foreign = manifest.foreign_keys(target, &merger(&object.uid));
-    let shown: Vec<String> = foreign.iter().take(MOST).map(|(key, owner)| format!("{key} of {owner}")).collect();
-    let more = if foreign.len() > MOST { ", …" } else { "" };
-    let message = format!(
-        "{} has keys of others that this object would write: {}{more}; give them other names, or remove them there",
-        object.target_display(),
-        shown.join(", ")
-    );
-    (!foreign.is_empty()).then_some((Reason::TargetConflict, message))
-}
-
-/// What to do with the target from before a rename. One that is to outlive the object outlives a rename, too.
-fn removal(observed: &Observed<'_>) -> Option<Removal> {
-    let (object, old) = (observed.object, observed.old_target?);
-    let was_merged = observed.previous.target.as_ref().is_some_and(|target| target.merged == Some(true));
-    if was_merged {
-        let leaves = old.managers.contains_key(&merger(&object.uid));
-        let nothing = Manifest::nothing(&object.id.namespace, &old.name);
-        return leaves.then(|| Removal::Leave(nothing, version(old)));
-    }
-    let deletes = is_owned_by(object, old) && object.creation_policy != CreationPolicy::Orphan;
-    deletes.then(|| Removal::Delete(old.name.clone(), version(old)))
-}
-
 /// Which workloads to restart, given what the plan writes.
 fn plan_restarts(plan: &mut Plan, scene: &Scene<'_>, now: Timestamp) {
     let observed = scene.observed;
@@ -480,103 +254,32 @@ fn plan_restarts(plan: &mut Plan, scene: &Scene<'_>, now: Timestamp) {
     if object.suspend {
         return;
     }
-    let content = match &plan.target {
-        TargetAction::Keep if plan.target_is_right => Content::Stands,
+    let effect = match &plan.target {
+        TargetAction::Keep if plan.target_is_right => Effect::Stands,
         // Nothing that pods could start with.
-        TargetAction::Keep => Content::Unknown,
-        TargetAction::Delete { .. } => Content::Goes,
-        TargetAction::Create(_) => Content::Stands,
+        TargetAction::Keep => Effect::Unknown,
+        TargetAction::Delete { .. } => Effect::Goes,
+        TargetAction::Create(_) => Effect::Stands,
         TargetAction::Replace { .. } | TargetAction::Recreate { .. } | TargetAction::Merge { .. } => {
             match changed_keys(observed, &plan.target) {
-                changed if changed.is_empty() => Content::Stands,
-                changed => Content::Changes(changed),
+                changed if changed.is_empty() => Effect::Stands,
+                changed => Effect::Changes(changed),
             }
         }
     };
     let is_pending = previous.restarts.iter().any(|restart| restart.pending_revision.is_some());
-    if matches!(content, Content::Unknown) && !is_pending {
+    if matches!(effect, Effect::Unknown) && !is_pending {
         return;
     }
-    let decision = restart::decide(object, previous, &content, now);
+    let decision = restart::decide(object, previous, &effect, now);
     let is_news = decision.pending.iter().any(|status| status.pending_revision.is_some());
-    if matches!(content, Content::Changes(_)) && is_news && decision.pending != previous.restarts {
+    if matches!(effect, Effect::Changes(_)) && is_news && decision.pending != previous.restarts {
         plan.intent = Some(SyncStatus { restarts: decision.pending.clone(), ..previous.clone() });
     }
     plan.status.restarts = decision.pending;
     plan.status.revision = decision.revision;
     plan.rollouts = decision.due;
     plan.requeue_after = [plan.requeue_after, decision.next].into_iter().flatten().min();
-}
-
-/// The keys of an existing target whose content changes.
-fn changed_keys(observed: &Observed<'_>, action: &TargetAction) -> BTreeSet<String> {
-    let (
-        TargetAction::Replace { manifest, .. }
-        | TargetAction::Recreate { manifest, .. }
-        | TargetAction::Merge { manifest, .. },
-        Some(target),
-    ) = (action, observed.target)
-    else {
-        return BTreeSet::new();
-    };
-    let before: BTreeMap<_, _> = keys_of(observed.object, target, observed.object.is_merge()).collect();
-    let keys = before.keys().copied().chain(manifest.data.keys());
-    keys.filter(|key| before.get(*key).copied() != manifest.data.get(*key)).cloned().collect()
-}
-
-impl Plan {
-    /// Takes in that the former target could not be removed; the new one stands.
-    pub fn left_behind(&mut self, why: &str, object: &Object, previous: &SyncStatus, now: Timestamp) {
-        let Some(former) = &previous.target else { return };
-        let message = format!(
-            "{} is as it should be, but the former target {} could not be removed: {why}",
-            object.target_display(),
-            former.name
-        );
-        // So that it is tried again.
-        self.status.target = previous.target.clone();
-        self.requeue_after = Some(CONFLICT_RETRY);
-        self.say_instead(Verdict::not_ready(Reason::TargetRefused, message), object, previous, now);
-    }
-
-    /// Something went wrong after all.
-    fn say_instead(&mut self, verdict: Verdict, object: &Object, previous: &SyncStatus, now: Timestamp) {
-        self.status.conditions = conditions::conditions(&previous.conditions, &verdict, object.generation, now);
-        // That all is well again was too early.
-        self.events.retain(|event| event.reason != Reason::Synced);
-        self.events.extend(transition(&previous.conditions, &verdict));
-    }
-
-    /// Takes in what came of the restarts, one result for each of `rollouts`.
-    pub fn rolled(&mut self, results: &[Rolled], object: &Object, previous: &SyncStatus, now: Timestamp) {
-        let mut refused = None;
-        for (rollout, rolled) in self.rollouts.iter().zip(results) {
-            let is_it =
-                |status: &&mut crate::api::RestartStatus| status.kind == rollout.kind && status.name == rollout.name;
-            let Some(status) = self.status.restarts.iter_mut().find(is_it) else { continue };
-            restart::settle(status, rolled, object, now);
-            match rolled {
-                Rolled::Done => self.events.push(PlannedEvent {
-                    warning: false,
-                    reason: Reason::Restarted,
-                    note: format!(
-                        "{} {}/{} is restarted: what it uses of {} changed",
-                        rollout.kind.as_str(),
-                        object.id.namespace,
-                        rollout.name,
-                        object.target_display()
-                    ),
-                }),
-                Rolled::Missing => {}
-                Rolled::Refused(_) => refused = refused.or(status.message.clone()),
-            }
-        }
-        let Some(message) = refused else { return };
-        self.requeue_after = Some(self.requeue_after.map_or(RESTART_RETRY, |after| after.min(RESTART_RETRY)));
-        if conditions::is_ready(&self.status.conditions) {
-            self.say_instead(Verdict::not_ready(Reason::RestartFailed, message), object, previous, now);
-        }
-    }
 }
 
 /// What the status says when the API server refused the target; `why` holds no value.
@@ -596,36 +299,6 @@ pub fn refused(object: &Object, previous: &SyncStatus, why: &str, now: Timestamp
     };
     let message = format!("the API server refused {}: {why}", object.target_display());
     keep(&observed, now, Verdict::not_ready(Reason::TargetRefused, message), None)
-}
-
-fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) -> TargetAction {
-    let Some(target) = observed.target else {
-        return if gone { TargetAction::Keep } else { TargetAction::Create(manifest) };
-    };
-    let version = version(target);
-    if observed.object.is_merge() {
-        let is_right = manifest.is_merged_into(target, &merger(&observed.object.uid));
-        return if is_right { TargetAction::Keep } else { TargetAction::Merge { manifest, version } };
-    }
-    if gone {
-        // One that only accepts us holds nothing of ours yet.
-        return match ownership(observed.object, target) {
-            Ownership::Ours if !target.deleting => TargetAction::Delete { name: target.name.clone(), version },
-            _ => TargetAction::Keep,
-        };
-    }
-    if manifest.matches(target) {
-        return TargetAction::Keep;
-    }
-    // Of an immutable one not even a label can be changed without saying again that it is immutable.
-    if manifest.r#type != target.r#type || target.immutable {
-        return TargetAction::Recreate { manifest, version };
-    }
-    TargetAction::Replace { manifest, version }
-}
-
-pub(super) fn version(target: &Target) -> Version {
-    Version { uid: target.uid.clone(), resource_version: target.resource_version.clone() }
 }
 
 /// Not everything is known yet. An object that has said nothing yet says so after a while: without any condition it

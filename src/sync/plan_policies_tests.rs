@@ -1,13 +1,15 @@
 //! Whose the target is, and what restarts because of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
 use super::tests::{World, pairs};
 use super::*;
-use crate::api::{ACCEPTS_ANNOTATION, WorkloadKind};
-use crate::sync::restart::Restart;
+use crate::api::{ACCEPTS_ANNOTATION, CreationPolicy, WorkloadKind};
+use crate::sync::Target;
+use crate::sync::restart::{Restart, Rolled};
+use crate::sync::target::merger;
 
 /// A target of someone else's with these keys.
 fn foreign(keys: &[&str], accepts: &str) -> Target {

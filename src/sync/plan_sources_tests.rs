@@ -1,6 +1,6 @@
 //! `dataFrom`: what is found, what it is called, what overrides what, and that nothing goes before it is confirmed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -12,7 +12,7 @@ use crate::sync::layout::Format;
 use crate::sync::query::Query;
 use crate::sync::source::{Rewrite, Selection, Source};
 use crate::sync::template::Template;
-use crate::sync::{Answer, Document, Shape};
+use crate::sync::{Answer, Document, Reading, Shape};
 
 fn find(regexp: &str) -> Source {
     let query = Query { block_type: None, regexp: Some(regexp.into()), tags: Vec::new() };

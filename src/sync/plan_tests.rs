@@ -5,10 +5,13 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::api::{Decoding, Source, TemplateMetadata, WorkspaceKind};
+use crate::api::{CreationPolicy, Decoding, Source, TemplateMetadata, WorkspaceKind};
+use crate::sync::claim::version;
 use crate::sync::layout::Format;
 use crate::sync::object::WorkspaceKey;
-use crate::sync::{Absence, Answer, Dependent, Document, Entry, Kind, Missing, Shape};
+use crate::sync::restart::Rolled;
+use crate::sync::target::merger;
+use crate::sync::{Absence, Answer, Dependent, Document, Entry, Kind, Missing, Reading, RemoteKey, Shape, Target};
 
 const STALE_AFTER: Duration = Duration::from_secs(600);
 

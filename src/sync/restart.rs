@@ -73,8 +73,8 @@ pub(super) struct Decision {
     pub next: Option<Duration>,
 }
 
-/// What becomes of the content of the target.
-pub(super) enum Content {
+/// What a plan does to the content of the target.
+pub(super) enum Effect {
     /// It is, or will be, as it should be, and is no other than before.
     Stands,
     /// These keys change.
@@ -86,16 +86,16 @@ pub(super) enum Content {
 }
 
 /// Decides.
-pub(super) fn decide(object: &Object, previous: &SyncStatus, content: &Content, now: Timestamp) -> Decision {
+pub(super) fn decide(object: &Object, previous: &SyncStatus, effect: &Effect, now: Timestamp) -> Decision {
     let before = previous.revision.unwrap_or(0);
     let pending = previous.restarts.iter().filter_map(|restart| restart.pending_revision).max();
     // What was announced and interrupted is the same revision still.
     let next = pending.unwrap_or(0).max(before + 1);
-    let revision = match content {
-        Content::Changes(_) | Content::Goes => Some(next),
+    let revision = match effect {
+        Effect::Changes(_) | Effect::Goes => Some(next),
         // Announced, and the target is as it should be: it was written.
-        Content::Stands => pending.max(previous.revision),
-        Content::Unknown => previous.revision,
+        Effect::Stands => pending.max(previous.revision),
+        Effect::Unknown => previous.revision,
     };
     let mut decision = Decision { revision, ..Decision::default() };
     for restart in &object.restarts {
@@ -105,16 +105,16 @@ pub(super) fn decide(object: &Object, previous: &SyncStatus, content: &Content, 
             name: restart.name.clone(),
             ..RestartStatus::default()
         });
-        let concerns = match content {
-            Content::Changes(keys) => restart.keys.is_empty() || restart.keys.iter().any(|key| keys.contains(key)),
-            Content::Goes => true,
-            Content::Stands | Content::Unknown => false,
+        let concerns = match effect {
+            Effect::Changes(keys) => restart.keys.is_empty() || restart.keys.iter().any(|key| keys.contains(key)),
+            Effect::Goes => true,
+            Effect::Stands | Effect::Unknown => false,
         };
         if concerns {
             status.pending_revision = revision;
         }
         // Not before the content is there; and without content no pod could start.
-        let is_there = |pending: i64| !matches!(content, Content::Goes) && Some(pending) <= revision;
+        let is_there = |pending: i64| !matches!(effect, Effect::Goes) && Some(pending) <= revision;
         if let Some(pending) = status.pending_revision.filter(|pending| is_there(*pending)) {
             let since = status.last_restart_time.as_ref().map(|last| elapsed(last.0, now));
             match since.and_then(|since| restart.min_interval.checked_sub(since)).filter(|left| !left.is_zero()) {

@@ -14,18 +14,13 @@ use super::interest::Interest;
 use super::reading::Before;
 use super::{Absence, Answer, Dependent, Failure, Missing, Read, Reading, RemoteKey, Timestamp};
 
-/// The most keys of one kind in a portion: as many as Prefect takes in one request.
-const PORTION: usize = 200;
-/// With more users than this a key calls for no other: their objects' other keys call for it.
-const MOST_USERS: usize = 16;
-
 /// One key that some object asks for.
 #[derive(Default)]
-struct Known {
-    reading: Option<Reading>,
+pub(super) struct Known {
+    pub(super) reading: Option<Reading>,
     ids: Box<[Uuid]>,
     /// In order.
-    users: Vec<Dependent>,
+    pub(super) users: Vec<Dependent>,
     /// The merge that brought the reading.
     merged: u64,
     /// When it was last read, since the session began.
@@ -35,7 +30,7 @@ struct Known {
 }
 
 impl Known {
-    fn answer(&self) -> Option<&Answer> {
+    pub(super) fn answer(&self) -> Option<&Answer> {
         self.reading.as_ref()?.answer.as_ref()
     }
 
@@ -54,9 +49,9 @@ struct Outage {
 /// What is known of one workspace in one epoch.
 #[derive(Default)]
 pub struct Snapshot {
-    interests: HashMap<Dependent, Interest>,
-    keys: BTreeMap<RemoteKey, Known>,
-    unread: BTreeSet<RemoteKey>,
+    pub(super) interests: HashMap<Dependent, Interest>,
+    pub(super) keys: BTreeMap<RemoteKey, Known>,
+    pub(super) unread: BTreeSet<RemoteKey>,
     outage: Option<Outage>,
     passes: u64,
     merged: u64,
@@ -136,26 +131,6 @@ impl Snapshot {
             interest.well = false;
         }
         readings
-    }
-
-    /// What listings have found is asked for, too.
-    fn extend(&self, interest: &mut Interest) {
-        let listings: Vec<&RemoteKey> = interest.remote_keys().filter(|key| is_listing(key)).collect();
-        let members: Vec<RemoteKey> = listings.into_iter().flat_map(|listing| self.members(listing)).collect();
-        for member in &members {
-            interest.add(member);
-        }
-    }
-
-    /// The keys that a listing has found.
-    fn members(&self, listing: &RemoteKey) -> impl Iterator<Item = RemoteKey> {
-        let names = match self.keys.get(listing).and_then(Known::answer) {
-            Some(Answer::Listed(names)) => Some(Arc::clone(names)),
-            _ => None,
-        };
-        let block_type = listing.block_type();
-        let named = |name: &String| RemoteKey::named(block_type, name.clone());
-        names.iter().flat_map(|names| names.iter()).map(named).collect::<Vec<_>>().into_iter()
     }
 
     /// Notes a request to read the object's keys at once, if it is new.
@@ -328,49 +303,6 @@ impl Snapshot {
         self.keys.iter().filter(|(key, known)| concerns(key, known)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// `keys` in portions that can be read one after the other. Of an object's keys those that are asked for are in
-    /// one portion, so that its target is one snapshot; `with_companions` adds the object's others.
-    #[must_use]
-    pub fn portions<'a>(&'a self, keys: &'a BTreeSet<RemoteKey>, with_companions: bool) -> Vec<BTreeSet<RemoteKey>> {
-        let mut portions = Vec::new();
-        let mut placed: BTreeSet<&RemoteKey> = BTreeSet::new();
-        let mut portion: BTreeSet<RemoteKey> = BTreeSet::new();
-        let mut sizes: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-        // A listing first, with all that it finds: reading it reads them.
-        for key in keys.iter().filter(|key| is_listing(key)).chain(keys) {
-            if placed.contains(key) {
-                continue;
-            }
-            let members: BTreeSet<RemoteKey> = self.members(key).collect();
-            let users = self.keys.get(key).map(|known| &known.users);
-            let users = users.into_iter().filter(|users| users.len() <= MOST_USERS).flatten();
-            let companions = users
-                .filter_map(|user| self.interests.get(user))
-                .flat_map(Interest::remote_keys)
-                // A listing may be many requests: it is read for its own sake only.
-                .filter(|companion| (with_companions && !is_listing(companion)) || keys.contains(*companion));
-            let members = members.iter().filter_map(|member| keys.get(member));
-            let group: BTreeSet<&RemoteKey> = companions.chain(members).chain([key]).collect();
-            let with = |sizes: &BTreeMap<Option<&'a str>, usize>, portion: &BTreeSet<RemoteKey>| {
-                let mut sizes = sizes.clone();
-                for key in group.iter().filter(|key| !portion.contains(**key)) {
-                    *sizes.entry(key.block_type()).or_default() += 1;
-                }
-                sizes
-            };
-            let mut grown = with(&sizes, &portion);
-            if !portion.is_empty() && grown.values().any(|size| *size > PORTION) {
-                portions.push(std::mem::take(&mut portion));
-                grown = with(&BTreeMap::new(), &portion);
-            }
-            sizes = grown;
-            portion.extend(group.iter().map(|key| (*key).clone()));
-            placed.extend(group);
-        }
-        portions.extend(Some(portion).filter(|portion| !portion.is_empty()));
-        portions
-    }
-
     /// Begins a pass: its number, and what is known of the keys that it reads.
     pub fn begin_pass(&mut self, keys: &BTreeSet<RemoteKey>) -> (u64, BTreeMap<RemoteKey, Before>) {
         self.passes += 1;
@@ -388,26 +320,6 @@ impl Snapshot {
             Some(_) => Before::Answered,
         };
         keys.iter().map(|key| (key.clone(), before(key))).collect()
-    }
-
-    /// The keys to read in the same pass as `reads`, because an object one of whose keys changed has them too.
-    #[must_use]
-    pub fn companions(&self, reads: &BTreeMap<RemoteKey, Read>) -> BTreeSet<RemoteKey> {
-        let is_other = |known: &Known, read: &Read| match (read, known.answer()) {
-            (Read::Found { document, .. }, Some(Answer::Found { document: held, .. })) => **document != **held,
-            (Read::Found { .. }, _) => true,
-            (Read::Listed(names), Some(Answer::Listed(held))) => *names != **held,
-            (Read::Listed(_), _) => true,
-            _ => false,
-        };
-        // What everybody shares is as fresh as its interval says; else all would be read with it.
-        let users = reads
-            .iter()
-            .filter_map(|(key, read)| self.keys.get(key).filter(|known| is_other(known, read)))
-            .filter(|known| known.users.len() <= MOST_USERS)
-            .flat_map(|known| &known.users);
-        let keys = users.filter_map(|user| self.interests.get(user)).flat_map(Interest::remote_keys);
-        keys.filter(|key| !reads.contains_key(*key) && !is_listing(key)).cloned().collect()
     }
 
     /// Keys that `reads` finds missing for the first time, so that nothing explains them yet.
@@ -487,29 +399,6 @@ impl Snapshot {
             changed.iter().filter_map(|key| self.keys.get(key)).flat_map(|known| known.users.iter().cloned()).collect();
         merged.wake.extend(done);
         merged
-    }
-
-    /// Whoever asks for a listing asks for what it finds.
-    fn enlist(&mut self, listing: &RemoteKey, names: &BTreeSet<String>) {
-        let Some(known) = self.keys.get(listing) else { return };
-        if matches!(known.answer(), Some(Answer::Listed(held)) if **held == *names) {
-            return;
-        }
-        let users = known.users.clone();
-        for name in names {
-            let member = RemoteKey::named(listing.block_type(), name.clone());
-            for user in &users {
-                if self.interests.get_mut(user).is_some_and(|interest| interest.add(&member)) {
-                    let known = self.keys.entry(member.clone()).or_default();
-                    if let Err(at) = known.users.binary_search(user) {
-                        known.users.insert(at, user.clone());
-                    }
-                    if known.reading.is_none() {
-                        self.unread.insert(member.clone());
-                    }
-                }
-            }
-        }
     }
 
     /// Nothing can be read any more, or still not. The first words of an outage that goes on for the same reason stand,
@@ -605,10 +494,6 @@ fn release(
             unread.remove(key);
         }
     }
-}
-
-fn is_listing(key: &RemoteKey) -> bool {
-    matches!(key, RemoteKey::Listing(_))
 }
 
 fn is_absent(reading: &Reading) -> bool {

@@ -2,6 +2,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::api::Source;
+use crate::sync::portions::PORTION;
 use crate::sync::{Document, Kind, Reason, Shape};
 
 const INTERVAL: Duration = Duration::from_secs(30);

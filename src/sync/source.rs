@@ -67,14 +67,15 @@ impl Source {
     /// # Errors
     /// What is wrong with a regular expression.
     pub fn rewriter(&self) -> Result<Rewriter<'_>, String> {
-        let step = |step| {
-            Ok(match step {
-                &Rewrite::Regexp { ref source, ref target } => Step::Regexp(regexp(source)?, target),
+        let mut steps = Vec::with_capacity(self.rewrite.len());
+        for step in &self.rewrite {
+            steps.push(match step {
+                Rewrite::Regexp { source, target } => Step::Regexp(regexp(source)?, target),
                 Rewrite::Rename(names) => Step::Rename(names),
                 Rewrite::EnvName => Step::EnvName,
-            })
-        };
-        self.rewrite.iter().map(step).collect::<Result<_, String>>().map(Rewriter)
+            });
+        }
+        Ok(Rewriter(steps))
     }
 
     /// What is wrong with its regular expressions.

@@ -11,8 +11,11 @@ use crate::support::{Prefect, PrefectOptions, Scratch, eventually};
 /// Examples without an object that syncs: where Prefect is, and a pod.
 const OTHERS: [&str; 3] = ["cloud-workspace.yaml", "flow-pod.yaml", "self-hosted-workspace.yaml"];
 
+/// Keys and values.
+type Pairs = &'static [(&'static str, &'static str)];
+
 /// What the examples' targets must hold, by kind and name.
-const EXPECTED: &[(&str, &str, &[(&str, &str)])] = &[
+const EXPECTED: &[(&str, &str, Pairs)] = &[
     ("Secret", "db", &[("DB_PASSWORD", "p/w&\"1")]),
     ("Secret", "etl", &[("DB_HOST", "localhost"), ("DB_PASSWORD", "p/w&\"1")]),
     ("Secret", "etl-env", &[("ETL_DB_URL", "postgres://x"), ("ETL_TOKEN", "t")]),
