@@ -6,8 +6,8 @@
 //! **Invariant:** no field has a schema default: a GitOps tool would see a diff. Defaults are applied by
 //! [`sync`](crate::sync), where they are documented on the field.
 
-// The docs are what `kubectl explain` says, where addresses are plain text.
-#![allow(rustdoc::bare_urls)]
+// The docs are what `kubectl explain` says, where addresses and brackets are plain text.
+#![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links)]
 
 mod common;
 mod data_from;
