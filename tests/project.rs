@@ -145,6 +145,16 @@ fn the_readme_has_every_metric_with_its_meaning() {
 }
 
 #[test]
+fn the_readme_names_every_example_of_what_people_do() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let others = ["blocks-and-fields", "cloud-workspace", "flow-pod", "quickstart", "self-hosted-workspace"];
+    for entry in std::fs::read_dir(root().join("deploy/examples")).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        assert!(others.iter().any(|other| file.starts_with(other)) || readme.contains(&format!("`{file}`")), "{file}");
+    }
+}
+
+#[test]
 fn every_command_and_file_that_the_readme_names_exists() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
     let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();

@@ -55,3 +55,7 @@ impl Snapshot {
 pub(super) fn is_listing(key: &RemoteKey) -> bool {
     matches!(key, RemoteKey::Listing(_))
 }
+
+#[cfg(test)]
+#[path = "listings_tests.rs"]
+mod tests;

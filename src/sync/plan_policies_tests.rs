@@ -118,11 +118,17 @@ fn another_target_is_left_before_the_object_settles_there() {
 
 #[test]
 fn two_objects_of_ours_never_share_a_target_that_one_owns() {
-    let mut owner = World::synced(&["A"]);
-    owner.target.as_mut().unwrap().annotations.insert(ACCEPTS_ANNOTATION.into(), "PrefectSecret/etl".into());
-    owner.object.creation_policy = CreationPolicy::Merge;
-    owner.settle();
-    assert_eq!(owner.reason(), "TargetConflict");
+    let mut second = merging(&["B"], World::synced(&["A"]).target);
+    second.object.uid = "uid-2".into();
+    second.object.id.name = "second".into();
+    second.target.as_mut().unwrap().annotations.insert(ACCEPTS_ANNOTATION.into(), "PrefectSecret/second".into());
+    second.settle();
+    assert_eq!(second.reason(), "TargetConflict");
+    assert_eq!(second.data(), pairs(&[("A", "A-1")]), "B is not put into what another one owns");
+    assert_eq!(
+        second.message(),
+        "Secret flows/etl belongs to PrefectSecret/etl as a whole, so no keys can be merged into it; choose another spec.target.name, or delete it and create one that accepts this object"
+    );
 }
 
 #[test]
@@ -190,7 +196,9 @@ fn a_workload_restarts_when_content_changed_and_for_nothing_else() {
     assert_eq!(rolls(&world.settle()), 0);
     // A label is no content.
     world.object.template.labels.insert("team".into(), "data".into());
-    assert_eq!(rolls(&world.settle()), 0);
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Replace { .. }), "the label is written");
+    assert_eq!(rolls(&plan), 0);
 }
 
 #[test]
@@ -241,9 +249,11 @@ fn a_restart_that_is_refused_is_a_condition_and_is_tried_again() {
     assert_eq!(world.message(), "restarting Deployment flows/agent: forbidden");
     assert_eq!(world.data()["A"], "A-2");
     assert!(plan.events.iter().any(|event| event.warning && event.reason == Reason::RestartFailed));
+    assert!(plan.requeue_after.is_some(), "it is tried again though nothing else happens");
     let before = world.status.clone();
     plan = world.step_with(&[Rolled::Refused("forbidden".into())]);
     assert_eq!((world.status.clone(), plan.events.len()), (before, 0), "said once");
+    assert!(plan.requeue_after.is_some());
     plan = world.step_with(&[Rolled::Missing]);
     assert_eq!(rolls(&plan), 1);
     assert!(world.ready(), "{}", world.message());
@@ -321,6 +331,8 @@ fn keys_that_the_target_never_has_restart_nothing_and_that_is_said() {
     world.settle();
     assert_eq!(world.reason(), "ObjectInvalid");
     assert!(world.message().ends_with("as it is laid out it has settings.json"), "{}", world.message());
+    world.found("A", "\"A-2\"");
+    assert_eq!(rolls(&world.settle()), 0);
 }
 
 #[test]

@@ -33,8 +33,12 @@ async fn all_blocks_with_a_prefix_become_one_secret_and_follow_what_comes_and_go
     // One goes: no problem of the others'.
     prefect.delete_block("secret", &name("etl-new")).await;
     world.eventually_secret("etl", &[("ETL_DB_URL", "postgres://x"), ("ETL_USER", "u2")]).await;
-    let ready = world.eventually_reason("PrefectSecret", "etl", "Synced").await;
-    assert_eq!(ready.message, format!("2 of 2 keys synced to Secret {}/etl", world.namespace));
+    let expected = format!("2 of 2 keys synced to Secret {}/etl", world.namespace);
+    eventually("the status to follow", SOON, async || match world.ready("PrefectSecret", "etl").await {
+        Some(ready) if ready.message == expected => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     let status = world.get("PrefectSecret", "etl").await["status"].clone();
     assert_eq!(status["entries"][0]["from"], json!(format!("secret block {:?}", name("etl-db-url"))));
     assert_eq!(status["counts"]["synced"], 2);

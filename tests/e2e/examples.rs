@@ -100,17 +100,20 @@ async fn every_example_becomes_ready_and_makes_what_it_says() {
     let prefect = Prefect::start(PrefectOptions::default()).await;
     fill(&prefect).await;
     world.workspace(prefect.url()).await;
-    let mut objects = Vec::new();
+    let (mut objects, mut targets) = (Vec::new(), BTreeSet::new());
     for file in files().iter().filter(|file| !OTHERS.contains(&file.as_str())) {
         for document in documents(file) {
             world.apply(&document.to_string()).await;
             let (kind, name) = (document["kind"].as_str().unwrap(), document["metadata"]["name"].as_str().unwrap());
             if matches!(kind, "PrefectSecret" | "PrefectKV") {
+                let target = document["spec"]["target"]["name"].as_str().unwrap_or(name);
+                targets.insert((if kind == "PrefectKV" { "ConfigMap" } else { "Secret" }, target.to_owned()));
                 objects.push((kind.to_owned(), name.to_owned(), file.clone()));
             }
         }
     }
-    assert!(objects.len() >= EXPECTED.len(), "{objects:?}");
+    let expected: BTreeSet<_> = EXPECTED.iter().map(|(kind, name, _)| (*kind, (*name).to_owned())).collect();
+    assert_eq!(targets, expected, "each target of an example is in the table");
     for (kind, name, file) in &objects {
         eventually(&format!("{kind} {name} of {file} to be Ready"), SOON, async || {
             match world.ready(kind, name).await {

@@ -272,7 +272,9 @@ async fn names_that_prefect_1_cannot_have_are_refused_and_those_that_it_can_are_
     // What the real one would choke on is what is refused.
     let methods =
         "from prefect.configuration import Config; print(' '.join(n for n in dir(Config) if not n.startswith('__')))";
-    for name in prefect1(methods, &[]).split_whitespace() {
+    let methods = prefect1(methods, &[]);
+    assert!(methods.split_whitespace().any(|name| name == "keys"), "{methods}");
+    for name in methods.split_whitespace() {
         let told = prefect_sync::sync::prefect1::check_name(name, prefect_sync::sync::prefect1::Place::ConfigToml);
         assert!(told.is_err(), "{name} would make `import prefect` fail");
     }
@@ -298,4 +300,15 @@ async fn names_that_prefect_1_cannot_have_are_refused_and_those_that_it_can_are_
     let read =
         format!("from prefect.client import Secret; print([n for n in {} if Secret(n).get() != '123'])", json!(names));
     assert_eq!(prefect1(&read, &env), "[]");
+    // A config.toml can have all of these, and what the environment can't.
+    let names = ["lower", "MiXed", "MY-DASH", "a.b", "_x", "x_", "X1", "A__B"];
+    let data: Vec<Value> = names.iter().map(|name| entry(name, &world.name("x"))).collect();
+    let spec = json!({"data": data, "target": {"format": {"prefect1ConfigToml": {"key": "config.toml"}}}});
+    world.apply(&psec("toml-names", spec)).await;
+    let folder = Scratch::new("toml-names");
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, &self::made(&world, "toml-names").await["config.toml"]).unwrap();
+    let read =
+        format!("from prefect.client import Secret; print([n for n in {} if Secret(n).get() != '123'])", json!(names));
+    assert_eq!(prefect1(&read, &[("PREFECT__USER_CONFIG_PATH", &file.display().to_string())]), "[]");
 }

@@ -172,6 +172,8 @@ async fn each_mistake_has_a_reason_and_says_what_to_do() {
             wrong.push(format!("{name}\nexpected {expected}\ngot      {message}"));
         }
         assert!(world.secret_data(name).await.is_none(), "{name} was written");
+        let status = world.get("PrefectSecret", name).await["status"].to_string();
+        assert!(!status.contains("canary"), "{status}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert!(!world.log().contains("canary"));

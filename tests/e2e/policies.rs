@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, prefect, psec};
+use crate::fixture::{SOON, World, object, prefect, psec};
 use crate::support::eventually;
 
 fn entry(key: &str, remote: &str) -> Value {
@@ -66,6 +66,9 @@ async fn two_objects_share_a_target_that_accepts_them_and_leave_with_their_keys_
     world.eventually_secret("shared", &[("THEIRS", "theirs")]).await;
     let shared = world.secrets().get("shared").await.unwrap();
     assert_eq!(shared.labels(), &BTreeMap::new(), "nothing of ours is left");
+    let managers: Vec<_> =
+        shared.metadata.managed_fields.iter().flatten().filter_map(|entry| entry.manager.clone()).collect();
+    assert!(!managers.iter().any(|manager| manager.starts_with("prefect-sync/")), "{managers:?}");
     assert_eq!(shared.owner_references(), []);
 }
 
@@ -107,6 +110,41 @@ async fn a_key_of_others_is_never_taken_and_an_edit_of_ours_is_reported() {
 }
 
 #[tokio::test]
+async fn a_config_map_of_someone_elses_takes_keys_too_binary_ones_included() {
+    let world = World::with_prefect("merge-map").await;
+    let name = world.namespace.replace('-', "_");
+    prefect().await.set_variable(&name, json!("/wA=")).await;
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "shared", "annotations": {"prefect-sync.dev/accepts": "PrefectKV/etl"}}, "data": {"THEIRS": "1"},
+    });
+    world.apply(&theirs.to_string()).await;
+    let remote = json!({"key": name});
+    let entries = json!([{"configMapKey": "BIN", "remoteRef": remote, "decoding": "Base64"}, {"configMapKey": "TEXT", "remoteRef": remote}]);
+    let spec = json!({"data": entries, "target": {"name": "shared", "creationPolicy": "Merge"}});
+    world.apply(&object("PrefectKV", "etl", spec)).await;
+    world.eventually_reason("PrefectKV", "etl", "Synced").await;
+    let map = world.config_maps().get("shared").await.unwrap();
+    assert_eq!(map.binary_data.unwrap()["BIN"].0, vec![0xff, 0x00]);
+    assert_eq!(json!(map.data), json!({"TEXT": "/wA=", "THEIRS": "1"}));
+    world.api("PrefectKV").delete("etl", &DeleteParams::default()).await.unwrap();
+    eventually("our keys to be gone", SOON, async || {
+        let map = world.config_maps().get("shared").await.unwrap();
+        let ours = map
+            .metadata
+            .managed_fields
+            .iter()
+            .flatten()
+            .any(|entry| entry.manager.as_deref().is_some_and(|name| name.starts_with("prefect-sync/")));
+        match (json!(map.data), map.binary_data, ours) {
+            (data, None, false) if data == json!({"THEIRS": "1"}) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_orphan_outlives_its_object_and_is_repaired_while_it_has_one() {
     let world = World::with_prefect("orphan").await;
     let a = world.name("a");
@@ -126,8 +164,13 @@ async fn an_orphan_outlives_its_object_and_is_repaired_while_it_has_one() {
         }
     })
     .await;
-    // The garbage collector has nothing to go by.
+    // Not by what is done when an object is gone, nor at the next start: another object is synced after both.
+    world.stop_operator().await;
+    world.start_operator();
+    world.apply(&psec("later", json!({"data": [entry("A", &a)]}))).await;
+    world.eventually_reason("PrefectSecret", "later", "Synced").await;
     assert_eq!(world.secret_data("etl").await.unwrap()["A"], "1");
+    assert_eq!(world.secrets().get("etl").await.unwrap().owner_references(), []);
 }
 
 #[tokio::test]

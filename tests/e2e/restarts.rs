@@ -46,6 +46,17 @@ async fn eventually_rolled(world: &World, name: &str, revision: &str) {
     .await;
 }
 
+/// Has all keys of `etl` read again, and waits until the status says that it was done.
+async fn read_again(world: &World, token: &str) {
+    let patch = json!({"metadata": {"annotations": {"prefect-sync.dev/refresh": token}}});
+    world.api("PrefectSecret").patch("etl", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    eventually(&format!("the refresh {token} to be handled"), SOON, async || {
+        let handled = world.get("PrefectSecret", "etl").await["status"]["lastHandledRefresh"].clone();
+        if handled == token { Ok(()) } else { Err(handled.to_string()) }
+    })
+    .await;
+}
+
 /// The rules of `deploy/manifests/11-restarts.yaml`, for one namespace.
 async fn allow(world: &World) {
     let text = std::fs::read_to_string(root().join("deploy/manifests/11-restarts.yaml")).unwrap();
@@ -85,18 +96,26 @@ async fn promise_12_a_workload_restarts_when_its_content_changed_and_for_nothing
     prefect().await.set_secret(&a, json!("2")).await;
     eventually_rolled(&world, "agent", "1").await;
     world.eventually_secret("etl", &[("A", "2"), ("B", "1")]).await;
-    // Neither because the operator starts again, nor because a tool strips the annotation.
+    // Neither because a tool strips the annotation, nor because the operator starts again.
+    read_again(&world, "restarted").await;
     let strip = json!({"spec": {"template": {"metadata": {"annotations": {MARK: null}}}}});
     deployments(&world).patch("agent", &PatchParams::default(), &Patch::Merge(strip)).await.unwrap();
+    read_again(&world, "stripped").await;
     world.stop_operator().await;
     world.start_operator();
+    read_again(&world, "started").await;
+    assert_eq!(rolled(&world, "agent").await, (None, Some(3)), "neither stripping nor starting restarts");
     prefect().await.set_secret(&b, json!("2")).await;
     eventually_rolled(&world, "picky", "2").await;
     eventually_rolled(&world, "agent", "2").await;
     assert_eq!(rolled(&world, "picky").await.1, Some(2), "A is no business of its");
     assert_eq!(rolled(&world, "agent").await.1, Some(4), "two restarts and the stripping");
-    let events = world.events("PrefectSecret", "etl").await;
-    assert!(events.iter().any(|(_, reason, note)| reason == "Restarted" && note.contains("Deployment")), "{events:?}");
+    eventually("an Event", SOON, async || {
+        let events = world.events("PrefectSecret", "etl").await;
+        let said = events.iter().any(|(_, reason, note)| reason == "Restarted" && note.contains("Deployment"));
+        if said { Ok(()) } else { Err(format!("{events:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]
