@@ -51,7 +51,7 @@ pub struct PrefectKVSpec {
     pub data_from: Vec<KVDataFrom>,
     /// The ConfigMap to write. Default: one of the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<ConfigMapTarget>,
+    pub target: Option<Box<ConfigMapTarget>>,
     /// The longest a change in Prefect may go unseen, from 1s to 24h, shorter or longer than the workspace's. A key
     /// that several objects ask for is read as often as one of them needs. Default: the workspace's refreshInterval.
     #[serde(default, skip_serializing_if = "Option::is_none")]

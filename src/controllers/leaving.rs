@@ -1,33 +1,42 @@
 //! Objects under Merge: whose keys are in which target, and taking them out when an object goes.
 //!
 //! There is no finalizer, so that no object is stuck when the operator is gone. What was deleted while it was not running
-//! is found at its start: the field manager of an object's keys is named after its UID.
+//! is found at its start: the field manager of an object's keys is named after it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kube::api::ListParams;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::Notify;
 
 use super::Scope;
 use super::apply::{self, Applied};
-use super::context::backoff;
+use super::context::{Context, backoff};
 use super::errors::{Error, describe};
 use super::kind::{Guarded, SyncKind, managers};
-use super::objects::Shared;
+use super::objects::{Shared, dependent};
 use crate::api::OWNED_BY_LABEL;
 use crate::sync::target::{MERGER, merged_label, merger};
 use crate::sync::{Dependent, Kind, Manifest, Object};
 
 /// Targets in a page.
 const PAGE: u32 = 500;
-/// How often leaving is tried; after that the next listing of the objects finds it.
+/// How often leaving is tried in a row.
 const MOST_TRIES: u32 = 6;
+
+/// How long a target that could not be left is left alone.
+const LATER: Duration = Duration::from_secs(600);
 
 /// Which objects have keys in which target.
 #[derive(Default)]
-pub struct Merging(Mutex<HashMap<Dependent, String>>);
+pub struct Merging {
+    targets: Mutex<HashMap<Dependent, String>>,
+    /// Kinds some of whose targets could not be left.
+    undone: Mutex<HashSet<Kind>>,
+}
 
 impl Merging {
     /// Notes where an object's keys are.
@@ -51,62 +60,67 @@ impl Merging {
         self.with(|targets| targets.iter().filter(is_in).map(|(object, _)| object.clone()).collect())
     }
 
+    fn undone(&self) -> MutexGuard<'_, HashSet<Kind>> {
+        self.undone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<Dependent, String>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.targets.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Takes the keys of an object out of a target that is not its any more.
-pub(super) async fn leave<K: SyncKind>(client: &Client, namespace: &str, target: &str, uid: &str) {
-    let (kind, manager) = (K::KIND.target(), merger(uid));
+pub(super) async fn leave<K: SyncKind>(context: &Context, store: &Store<Guarded<K>>, object: &Dependent, target: &str) {
+    let (kind, manager) = (K::KIND.target(), merger(object));
     for tries in 0..MOST_TRIES {
-        match try_leave::<K>(client, namespace, target, &manager).await {
-            Ok(true) => {
-                return tracing::info!(
-                    namespace,
-                    target,
-                    kind,
-                    "took the keys of an object out that are not its any more"
-                );
-            }
+        // It may be back, under the same name.
+        if may_be_in(store, object, target) {
+            return;
+        }
+        match try_leave::<K>(&context.client, &object.namespace, target, &manager).await {
+            Ok(true) => return tracing::info!(%object, target, kind, "took the object's keys out"),
             Ok(false) => return,
             Err(error) => {
-                let delay = backoff(tries, uid);
-                tracing::warn!(namespace, target, kind, retry_in = ?delay, "taking the keys of a deleted object out: {error}");
+                let delay = backoff(tries, target);
+                tracing::warn!(%object, target, kind, retry_in = ?delay, "taking the object's keys out: {error}");
                 tokio::time::sleep(delay).await;
             }
         }
     }
+    context.merging.undone().insert(K::KIND);
 }
 
 async fn try_leave<K: SyncKind>(client: &Client, namespace: &str, target: &str, manager: &str) -> Result<bool, Error> {
     let api: Api<K::Target> = Api::namespaced(client.clone(), namespace);
-    let found = api.get_metadata_opt(target).await;
-    let found = found.map_err(|error| Error::kube(format!("reading {} {target}", K::KIND.target()), &error))?;
+    let doing = || format!("leaving {} {namespace}/{target}", K::KIND.target());
+    let found = api.get_metadata_opt(target).await.map_err(|error| Error::kube(doing(), &error))?;
     let Some(found) = found.filter(|found| managers(&found.metadata).contains_key(manager)) else {
         return Ok(false);
     };
     let nothing = Manifest::nothing(namespace, target);
     match apply::leave(&api, &nothing, &found.uid().unwrap_or_default(), manager).await? {
         Applied::Done(_) => Ok(true),
-        Applied::Outdated => Err(Error::Contended(format!("{} {namespace}/{target}", K::KIND.target()))),
-        Applied::Refused(why) => {
-            Err(Error::Kube { doing: format!("writing {} {target}", K::KIND.target()), why, retry_after: None })
-        }
+        Applied::Outdated => Err(Error::Contended(doing())),
+        Applied::Refused(why) => Err(Error::Kube { doing: doing(), why, retry_after: None }),
     }
 }
 
-/// Sweeps whenever the objects have been listed: what was deleted meanwhile was no event.
+/// Sweeps whenever the objects have been listed, since what was deleted meanwhile was no event; and again where a target
+/// could not be left.
 pub(super) fn spawn<K: SyncKind>(shared: Arc<Shared<K>>, scope: Scope, listed: Arc<Notify>) {
     // It ends with the process: what it leaves undone the next start does.
     tokio::spawn(async move {
         loop {
-            listed.notified().await;
+            if tokio::time::timeout(LATER, listed.notified()).await.is_err()
+                && !shared.context.merging.undone().remove(&K::KIND)
+            {
+                continue;
+            }
             let mut tries = 0;
             while let Err(error) = sweep(&shared, &scope).await {
                 let delay = backoff(tries, "");
                 tries = tries.saturating_add(1);
-                tracing::debug!(retry_in = ?delay, "looking for keys of deleted objects: {}", describe(&error));
+                tracing::warn!(retry_in = ?delay, "looking for keys of objects that are gone: {}", describe(&error));
                 tokio::time::sleep(delay).await;
             }
         }
@@ -115,22 +129,25 @@ pub(super) fn spawn<K: SyncKind>(shared: Arc<Shared<K>>, scope: Scope, listed: A
 
 /// Takes out the keys of objects that are gone, and of those that have moved on.
 async fn sweep<K: SyncKind>(shared: &Shared<K>, scope: &Scope) -> Result<(), kube::Error> {
-    let client = &shared.context.client;
-    let api: Api<K::Target> = scope.api(client.clone());
+    let context = &shared.context;
+    let api: Api<K::Target> = scope.api(context.client.clone());
     let label = format!("{OWNED_BY_LABEL}={}", merged_label(K::KIND));
     let mut parameters = ListParams::default().labels(&label).limit(PAGE);
+    let prefix = format!("{MERGER}{}/", K::KIND.as_str());
     loop {
         let page = api.list_metadata(&parameters).await?;
-        let places: HashMap<String, Vec<String>> =
-            shared.store.state().iter().filter_map(|object| Some((object.uid()?, targets(&**object)))).collect();
         for target in page.items {
-            let name = target.name_any();
-            let managers = managers(&target.metadata);
-            for uid in managers.keys().filter_map(|manager| manager.strip_prefix(MERGER)) {
-                let may_stay = places.get(uid).is_some_and(|targets| targets.is_empty() || targets.contains(&name));
-                if !may_stay {
-                    leave::<K>(client, &target.namespace().unwrap_or_default(), &name, uid).await;
-                }
+            let (namespace, name) = (target.namespace().unwrap_or_default(), target.name_any());
+            let there = shared.store.state().into_iter().map(|object| dependent(&*object));
+            let known: HashMap<String, Dependent> =
+                there.filter(|object| object.namespace == namespace).map(|object| (merger(&object), object)).collect();
+            for manager in managers(&target.metadata).into_keys().filter(|manager| manager.starts_with(&prefix)) {
+                let gone = || Dependent {
+                    kind: K::KIND,
+                    namespace: namespace.clone(),
+                    name: manager[prefix.len()..].to_owned(),
+                };
+                leave(context, &shared.store, &known.get(&manager).cloned().unwrap_or_else(gone), &name).await;
             }
         }
         parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
@@ -140,7 +157,14 @@ async fn sweep<K: SyncKind>(shared: &Shared<K>, scope: &Scope) -> Result<(), kub
     }
 }
 
-/// Where an object's keys may be: where it asks for, and where they were. None for one that can't be parsed: anywhere.
+/// Whether an object's keys may be in a target: it is there, and asks for it, or had them there, or can't be parsed.
+fn may_be_in<K: SyncKind>(store: &Store<Guarded<K>>, object: &Dependent, target: &str) -> bool {
+    let Some(stored) = store.get(&ObjectRef::new(&object.name).within(&object.namespace)) else { return false };
+    let targets = targets(&*stored);
+    targets.is_empty() || targets.iter().any(|name| name == target)
+}
+
+/// Where an object's keys may be: where it asks for, and where they were. None for one that can't be parsed.
 pub(super) fn targets<K: SyncKind>(object: &Guarded<K>) -> Vec<String> {
     let Ok(resource) = &object.0 else { return Vec::new() };
     let before = resource.status().and_then(|status| status.target.as_ref()).map(|target| target.name.clone());

@@ -72,7 +72,7 @@ pub(super) fn spawn<K: SyncKind>(
         .inspect_ok(move |event| match event {
             Event::Delete(object) => {
                 forgetting.forget(&dependent(object));
-                leave(&forgetting, object);
+                leave(&forgetting, &cache, object);
                 if object.0.is_err() {
                     sweeping.notify_one();
                 }
@@ -165,28 +165,23 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
     let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
     shared.context.metrics.reconciled(K::KIND.as_str(), if done.is_ok() { "ok" } else { "error" });
     // It may have been deleted while it was worked on, and nobody would forget it any more.
-    let stored = shared.store.get(&ObjectRef::from_obj(&*object));
-    if stored.is_none() {
+    if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
         shared.context.forget(&dependent(&object));
-    }
-    if stored.is_none_or(|stored| stored.uid() != object.uid()) {
-        leave(&shared.context, &object);
+        leave(&shared.context, &shared.store, &object);
     }
     done
 }
 
 /// An object that is gone takes its keys out of targets of others.
-fn leave<K: SyncKind>(context: &Context, object: &Guarded<K>) {
+fn leave<K: SyncKind>(context: &Arc<Context>, store: &Store<Guarded<K>>, object: &Guarded<K>) {
     let Ok(resource) = &object.0 else { return };
     let was_merged =
         resource.status().and_then(|status| status.target.as_ref()).is_some_and(|target| target.merged == Some(true));
-    let asked = resource.object();
-    if !was_merged && !asked.is_merge() {
-        return;
-    }
-    for target in leaving::targets(object) {
-        let (client, namespace, uid) = (context.client.clone(), asked.id.namespace.clone(), asked.uid.clone());
-        tokio::spawn(async move { leaving::leave::<K>(&client, &namespace, &target, &uid).await });
+    if was_merged || resource.object().is_merge() {
+        for target in leaving::targets(object) {
+            let (context, store, object) = (context.clone(), store.clone(), dependent(object));
+            tokio::spawn(async move { leaving::leave(&context, &store, &object, &target).await });
+        }
     }
 }
 
@@ -223,6 +218,12 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
         }
         let mut plan = plan::plan(&gathered.observed(target.as_ref(), old_target.as_ref()), now());
         drop(gathered);
+        // One that was recreated or restored may have a target that the status knows nothing of.
+        if !look && plan.target == TargetAction::Keep && plan.status != previous {
+            look = true;
+            continue;
+        }
+        let restarts = previous.restarts.clone();
         if let Some(intent) = &plan.intent {
             write_status(resource, &object, intent, context).await?;
             previous = intent.clone();
@@ -230,7 +231,9 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
         match carry_out(&api, &object, &mut plan, (target.as_ref(), &previous), context).await? {
             Applied::Outdated => look = true,
             Applied::Refused(why) => {
-                let refused = plan::refused(&object, &previous, &why, now());
+                let mut refused = plan::refused(&object, &previous, &why, now());
+                // Nothing was written that anything would be restarted for.
+                refused.status.restarts = restarts;
                 finish(resource, &object, &previous, refused, context).await?;
                 let delay = backoff(context.tries.count(&object.id), &object.id.to_string());
                 return Ok(Action::requeue(delay));
@@ -345,7 +348,7 @@ async fn carry_out<T: TargetKind>(
     (seen, previous): (Option<&Target>, &SyncStatus),
     context: &Context,
 ) -> Result<Applied, Error> {
-    let manager = merger(&object.uid);
+    let manager = merger(&object.id);
     let applied = apply::apply(api, &plan.target, &manager).await?;
     let Applied::Done(version) = &applied else { return Ok(applied) };
     match (&plan.target, version, seen) {

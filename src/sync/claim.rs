@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Reason;
 use super::lines::keys_of;
 use super::planned::{Observed, Removal, TargetAction, Version};
-use super::target::{Manifest, Ownership, Target, is_owned_by, merger, ownership};
+use super::target::{Manifest, Ownership, Target, is_owned_by, is_reference_to, merger, ownership};
 use crate::api::{ACCEPTS_ANNOTATION, CreationPolicy};
 
 /// Why the target may not be written.
@@ -57,7 +57,7 @@ pub(super) fn foreign_keys(observed: &Observed<'_>, manifest: &Manifest) -> Opti
     if !object.is_merge() {
         return None;
     }
-    let foreign = manifest.foreign_keys(target, &merger(&object.uid));
+    let foreign = manifest.foreign_keys(target, &merger(&object.id));
     let shown: Vec<String> = foreign.iter().take(MOST).map(|(key, owner)| format!("{key} of {owner}")).collect();
     let more = if foreign.len() > MOST { ", …" } else { "" };
     let message = format!(
@@ -73,11 +73,14 @@ pub(super) fn removal(observed: &Observed<'_>) -> Option<Removal> {
     let (object, old) = (observed.object, observed.old_target?);
     let was_merged = observed.previous.target.as_ref().is_some_and(|target| target.merged == Some(true));
     if was_merged {
-        let leaves = old.managers.contains_key(&merger(&object.uid));
+        let leaves = old.managers.contains_key(&merger(&object.id));
         let nothing = Manifest::nothing(&object.id.namespace, &old.name);
         return leaves.then(|| Removal::Leave(nothing, version(old)));
     }
-    let deletes = is_owned_by(object, old) && object.creation_policy != CreationPolicy::Orphan;
+    // An orphan has no owner reference, whatever the policy is now.
+    let deletes = is_owned_by(object, old)
+        && object.creation_policy != CreationPolicy::Orphan
+        && old.owners.iter().any(|owner| is_reference_to(owner, object));
     deletes.then(|| Removal::Delete(old.name.clone(), version(old)))
 }
 
@@ -103,7 +106,7 @@ pub(super) fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) ->
     };
     let version = version(target);
     if observed.object.is_merge() {
-        let is_right = manifest.is_merged_into(target, &merger(&observed.object.uid));
+        let is_right = manifest.is_merged_into(target, &merger(&observed.object.id));
         return if is_right { TargetAction::Keep } else { TargetAction::Merge { manifest, version } };
     }
     if gone {

@@ -100,9 +100,15 @@ fn source_lines(scene: &Scene<'_>, number: usize, source: &Source) -> Vec<Line> 
             "there are no {query} in workspace {}; correct find, or set find.optional if that may be",
             scene.observed.object.workspace.name
         );
-        let outcome = Outcome::Failed { reason: Reason::NothingFound, message };
-        // What is gone is confirmed to be: the rest follows on.
-        lines.push(Line { blocks: !scene.was_written(), ..whole(outcome) });
+        let failed = whole(Outcome::Failed { reason: Reason::NothingFound, message });
+        // Where all that it had found is confirmed to be gone the rest follows on; a mistyped expression removes nothing.
+        let is_gone = |key: &RemoteKey| {
+            let answer = answer(scene, key);
+            let absent = matches!(answer, Some(Answer::Absent(absence)) if absence.confirmed && !absence.held);
+            absent && key.block_type() == query.block_type.as_deref() && query.matches(key.name())
+        };
+        let follows = scene.was_removed(&failed.status.key) || scene.found.iter().any(is_gone);
+        lines.push(if follows { gone(failed) } else { failed });
     }
     lines
 }
@@ -191,12 +197,19 @@ fn absent(scene: &Scene<'_>, number: usize, source: &Source, outcome: Outcome) -
             vec![Line { status, problem: None, blocks: true, done: true, ..line }]
         }
         Outcome::Absent { reason, message, firm } => {
-            let goes = firm && scene.observed.object.deletion_policy == DeletionPolicy::Delete && scene.was_written();
-            let whole = whole(scene, number, source, Outcome::Failed { reason, message });
-            vec![Line { blocks: !goes, ..whole }]
+            let failed = whole(scene, number, source, Outcome::Failed { reason, message });
+            let deletes = scene.observed.object.deletion_policy == DeletionPolicy::Delete;
+            let goes = deletes && ((firm && held) || scene.was_removed(&failed.status.key));
+            vec![if goes { gone(failed) } else { failed }]
         }
         outcome => vec![whole(scene, number, source, outcome)],
     }
+}
+
+/// What a source had is gone: that is said and remembered, and the rest follows on.
+fn gone(line: Line) -> Line {
+    let status = EntryStatus { state: EntryState::Absent, ..line.status };
+    Line { status, blocks: false, listed: true, ..line }
 }
 
 /// The lines of one source under their final keys; an illegal key, or the same key twice, is an error.

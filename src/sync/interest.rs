@@ -20,7 +20,7 @@ pub struct Interest {
     /// Whether it is Ready in its present generation, so that an outage is no news to it until it is stale.
     pub well: bool,
     /// The request to read its keys at once that was not heard yet.
-    pub refresh: Option<String>,
+    pub refresh: Option<Box<str>>,
 }
 
 impl Interest {
@@ -34,22 +34,28 @@ impl Interest {
             .map(|entry| entry.key.as_str())
             .collect();
         let mut keys: BTreeMap<RemoteKey, bool> = BTreeMap::new();
-        for entry in &object.entries {
-            *keys.entry(entry.remote.clone()).or_default() |= delivered.contains(entry.key.as_str());
-        }
         let found: HashSet<RemoteKey> = found(status).collect();
+        for entry in &object.entries {
+            let is_held = delivered.contains(entry.key.as_str()) || found.contains(&entry.remote);
+            *keys.entry(entry.remote.clone()).or_default() |= is_held;
+        }
         for source in &object.sources {
             let remote = source.remote();
             if let Selection::Find(query) = &source.selection {
-                let of_query = found.iter().filter(|key| key.block_type() == query.block_type.as_deref());
-                keys.extend(of_query.map(|key| (key.clone(), true)));
+                // What does not match any more is nobody's concern.
+                let matcher = query.matcher().ok();
+                let matches = |key: &&RemoteKey| {
+                    key.block_type() == query.block_type.as_deref()
+                        && matcher.as_ref().is_some_and(|matcher| matcher.matches(key.name()))
+                };
+                keys.extend(found.iter().filter(matches).map(|key| (key.clone(), true)));
             }
             *keys.entry(remote.clone()).or_default() |= found.contains(&remote);
         }
         let keys = keys.into_iter().collect();
         let well = is_ready(&status.conditions) && status.observed_generation == object.generation;
-        let refresh = object.refresh.clone().filter(|token| status.last_handled_refresh.as_ref() != Some(token));
-        Self { keys, interval: object.refresh_interval, well, refresh }
+        let refresh = object.refresh.as_deref().filter(|token| status.last_handled_refresh.as_deref() != Some(token));
+        Self { keys, interval: object.refresh_interval, well, refresh: refresh.map(Box::from) }
     }
 
     /// Its keys.

@@ -82,22 +82,28 @@ pub fn stands_alone(object: &Object, key: &str) -> bool {
     }
 }
 
-/// The name of the object's layout; none for plain.
+/// The name of the object's layout; none for plain. Of templates it tells apart which keys they make.
 #[must_use]
 pub fn tag(object: &Object) -> Option<String> {
     let format = match &object.format {
-        Format::Plain => None,
-        Format::Json { .. } => Some("json"),
-        Format::DotEnv { .. } => Some("dotEnv"),
-        Format::DockerConfigJson => Some("dockerConfigJson"),
-        Format::Prefect1Context => Some("prefect1Context"),
-        Format::Prefect1ConfigToml { .. } => Some("prefect1ConfigToml"),
+        Format::Plain => "plain",
+        Format::Json { .. } => "json",
+        Format::DotEnv { .. } => "dotEnv",
+        Format::DockerConfigJson => "dockerConfigJson",
+        Format::Prefect1Context => "prefect1Context",
+        Format::Prefect1ConfigToml { .. } => "prefect1ConfigToml",
     };
-    match (format, object.templates.is_some()) {
-        (None, false) => None,
-        (format, false) => format.map(str::to_owned),
-        (format, true) => Some(format!("{} of templates", format.unwrap_or("plain"))),
-    }
+    let Some(template) = &object.templates else {
+        return (object.format != Format::Plain).then(|| format.to_owned());
+    };
+    let policy = if template.merge { "merged with" } else { "of" };
+    Some(format!("{format} {policy} templates {:016x}", fnv(template.templates.keys())))
+}
+
+/// A digest of names that stays the same from version to version.
+pub(super) fn fnv<'a>(names: impl IntoIterator<Item = &'a String>) -> u64 {
+    let bytes = names.into_iter().flat_map(|name| name.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The keys that the target can have, where they are known from the spec alone.

@@ -11,7 +11,7 @@ use super::layout::{as_held, stands_alone, tag};
 use super::planned::Observed;
 use super::reading::Failure;
 use super::resolve::Outcome;
-use super::target::{Target, is_owned_by, merger, ownership};
+use super::target::{Ownership, Target, is_owned_by, merger, ownership};
 use super::value::{Content, Form};
 use super::{Entry, Object, Reason, RemoteKey};
 use crate::api::{DeletionPolicy, EntryState, EntryStatus, Source};
@@ -63,11 +63,9 @@ impl<'a> Scene<'a> {
     pub fn new(observed: &'a Observed<'a>) -> Self {
         let (object, previous) = (observed.object, observed.previous);
         let layout = previous.target.as_ref().and_then(|target| target.layout.clone());
-        // Which keys are templates' the status does not say.
-        let same_templates = object.templates.is_none() || previous.observed_generation == object.generation;
         let before = observed.previous.entries.iter();
         Self {
-            same_layout: layout == tag(object) && same_templates,
+            same_layout: layout == tag(object),
             observed,
             current: current(observed),
             found: found(observed.previous).collect(),
@@ -81,19 +79,18 @@ impl<'a> Scene<'a> {
         if self.same_layout && stands_alone(self.observed.object, key) {
             return current.get(key).map_or(Held::Nothing, |value| Held::Alone((*value).clone()));
         }
-        let is_held = match member {
+        if self.is_delivered(key, member) { Held::Inside } else { Held::Nothing }
+    }
+
+    /// Whether the status says that the target has something for it.
+    fn is_delivered(&self, key: &str, member: Option<&RemoteKey>) -> bool {
+        match member {
             Some(member) => self.found.contains(member),
             None => self.before.get(key).is_some_and(|before| is_delivered(before) || is_default(before)),
-        };
-        if is_held { Held::Inside } else { Held::Nothing }
+        }
     }
 
-    /// Whether a target was ever written, which may be gone since.
-    pub fn was_written(&self) -> bool {
-        self.observed.previous.target.is_some()
-    }
-
-    fn was_removed(&self, key: &str) -> bool {
+    pub fn was_removed(&self, key: &str) -> bool {
         // Only the removal of a required key has a reason.
         self.before.get(key).is_some_and(|before| before.state == EntryState::Absent && before.reason.is_some())
     }
@@ -103,17 +100,23 @@ fn is_default(entry: &EntryStatus) -> bool {
     entry.source == Some(Source::Default)
 }
 
-/// The former target first: what it holds is to be kept, and what the new one has may be of others.
+/// What the former target holds is to be kept, but where the new one has it already; what the new one has of others is
+/// nothing of the object's.
 fn current<'a>(observed: &Observed<'a>) -> Option<Current<'a>> {
     let object = observed.object;
-    if let Some(old) = observed.old_target {
-        let was_merged = observed.previous.target.as_ref().is_some_and(|target| target.merged == Some(true));
-        if was_merged || is_owned_by(object, old) {
-            return Some(keys_of(object, old, was_merged).map(|(key, value)| (key.as_str(), value)).collect());
-        }
+    let was_merged = observed.previous.target.as_ref().is_some_and(|target| target.merged == Some(true));
+    let old = observed.old_target.filter(|old| was_merged || is_owned_by(object, old));
+    let new = observed.target.filter(|target| match ownership(object, target) {
+        Ownership::Ours => true,
+        Ownership::Accepted => object.is_merge(),
+        Ownership::Foreign(_) | Ownership::Whole(_) | Ownership::Shared => false,
+    });
+    if old.is_none() && new.is_none() {
+        return None;
     }
-    let target = observed.target.filter(|target| ownership(object, target).allows())?;
-    Some(keys_of(object, target, object.is_merge()).map(|(key, value)| (key.as_str(), value)).collect())
+    let old = old.into_iter().flat_map(|old| keys_of(object, old, was_merged));
+    let new = new.into_iter().flat_map(|new| keys_of(object, new, object.is_merge()));
+    Some(old.chain(new).map(|(key, value)| (key.as_str(), value)).collect())
 }
 
 /// The keys of a target that are the object's.
@@ -122,7 +125,7 @@ pub(super) fn keys_of<'a>(
     target: &'a Target,
     is_merged: bool,
 ) -> impl Iterator<Item = (&'a String, &'a Zeroizing<Vec<u8>>)> {
-    let merged = is_merged.then(|| target.managers.get(&merger(&object.uid)));
+    let merged = is_merged.then(|| target.managers.get(&merger(&object.id)));
     target.data.iter().filter(move |(key, _)| match merged {
         Some(keys) => keys.is_some_and(|keys| keys.contains(*key)),
         None => true,
@@ -162,6 +165,8 @@ pub(super) fn line(scene: &Scene<'_>, entry: &Entry, outcome: Outcome, member: O
         }
         Outcome::Absent { reason, message, firm } => (reason, message, firm),
     };
+    // What the target holds and the status does not speak of, as after a restore, nobody has waited to be confirmed.
+    let firm = firm && (!is_held || scene.is_delivered(&entry.key, member));
     let why = Some((reason, message.clone()));
     // Whose value it is that stays.
     let source = scene.before.get(entry.key.as_str()).and_then(|before| before.source);
@@ -252,12 +257,14 @@ pub(super) fn keep_lines(scene: &Scene<'_>, failure: &Failure) -> Vec<Line> {
         }
     }
     let wide = failure.workspace_wide.then_some(failure);
-    lines.extend(
-        from_sources
-            .iter()
-            .filter(|before| !before.key.starts_with("dataFrom["))
-            .map(|before| Line { listed: false, ..kept(&before.key, wide, is_delivered(before), Some(before)) }),
-    );
+    lines.extend(from_sources.iter().filter_map(|before| {
+        let line = kept(&before.key, wide, is_delivered(before), Some(before));
+        if before.state == EntryState::Absent && before.reason.is_some() {
+            // What was removed is remembered, so that the rest follows on later.
+            return Some(Line { status: (*before).clone(), done: false, ..line });
+        }
+        (!before.key.starts_with("dataFrom[")).then(|| Line { listed: false, ..line })
+    }));
     // Those that the status had no room for.
     let data = before.clone().filter(|before| before.from.is_none()).count();
     let known = from_sources.len() + data;

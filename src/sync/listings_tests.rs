@@ -124,7 +124,7 @@ fn a_request_to_read_at_once_is_done_when_all_keys_were_asked_for_again() {
     let mut snapshot = Snapshot::default();
     let keys = vec![(key("a"), true), (key("b"), true)];
     let asking =
-        |token: Option<&str>| Interest { keys: keys.clone(), refresh: token.map(str::to_owned), ..Interest::default() };
+        |token: Option<&str>| Interest { keys: keys.clone(), refresh: token.map(Box::from), ..Interest::default() };
     snapshot.observe(&object("o"), asking(None));
     let both = || BTreeMap::from([(key("a"), value("1")), (key("b"), value("1"))]);
     merge(&mut snapshot, both(), 0);

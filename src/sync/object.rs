@@ -268,7 +268,7 @@ pub(super) fn remote(variable: Option<String>, key: Option<String>, written_type
 impl From<&PrefectSecret> for Object {
     fn from(object: &PrefectSecret) -> Self {
         let spec = &object.spec;
-        let target = spec.target.clone().unwrap_or_default();
+        let target = spec.target.as_deref().cloned().unwrap_or_default();
         let template = target.template.unwrap_or_default();
         let format = target.format.as_ref().map(Format::from).unwrap_or_default();
         let default_type = if format == Format::DockerConfigJson { DOCKER_CONFIG_TYPE } else { "Opaque" };
@@ -304,7 +304,7 @@ impl From<&PrefectSecret> for Object {
 impl From<&PrefectKV> for Object {
     fn from(object: &PrefectKV) -> Self {
         let spec = &object.spec;
-        let target = spec.target.clone().unwrap_or_default();
+        let target = spec.target.as_deref().cloned().unwrap_or_default();
         let template = target.template.unwrap_or_default();
         let entry = |entry: &api::KVEntry| Entry {
             key: entry.config_map_key.clone(),

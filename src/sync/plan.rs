@@ -219,7 +219,9 @@ fn with_readings(scene: &Scene<'_>, now: Timestamp) -> Plan {
     if action != TargetAction::Keep {
         status.last_change_time = Some(Time(whole_seconds(now)));
     }
-    let target_is_right = action == TargetAction::Keep && observed.target.is_some();
+    // One that waits for its finalizers to go is not what pods should start with.
+    let is_going = gone && !object.is_merge();
+    let target_is_right = action == TargetAction::Keep && observed.target.is_some() && !is_going;
     Plan { target: action, target_is_right, remove, status, events, requeue_after, ..wait(observed) }
 }
 

@@ -79,7 +79,7 @@ fn an_edit_of_our_key_is_reported_and_a_removal_repaired() {
     world.settle();
     let target = world.target.as_mut().unwrap();
     target.data.insert("A".into(), Zeroizing::new(b"edited".to_vec()));
-    target.managers.get_mut(&merger("uid-1")).unwrap().remove("A");
+    target.managers.get_mut(&merger(&world.object.id)).unwrap().remove("A");
     target.managers.get_mut("kubectl").unwrap().insert("A".into());
     world.settle();
     assert_eq!(world.reason(), "TargetConflict");
@@ -309,6 +309,7 @@ fn what_went_and_came_back_restarts_once_it_is_there() {
     let plan = world.settle();
     assert!(matches!(plan.target, TargetAction::Delete { .. }));
     assert_eq!(rolls(&plan), 0, "no pod could start");
+    assert_eq!(rolls(&world.plan()), 0);
     world.found("A", "\"A-2\"");
     assert_eq!(rolls(&world.settle()), 1);
 }
@@ -353,6 +354,36 @@ fn a_former_target_that_can_not_be_removed_is_said_and_tried_again() {
 
 fn at_second(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+#[test]
+fn a_former_target_that_stays_behind_does_not_decide_what_is_kept() {
+    let mut world = World::synced(&["A"]);
+    world.old_target = world.target.clone();
+    world.object.target_name = "new".into();
+    world.target.as_mut().unwrap().name = "new".into();
+    world.found("A", "\"A-2\"");
+    world.step();
+    assert_eq!(world.data()["A"], "A-2");
+    // The former one could not be removed, and Prefect loses the key.
+    let mut former = World::synced(&["A"]).target.unwrap();
+    former.name = "etl".into();
+    world.old_target = Some(former);
+    world.gone("A", true, false);
+    world.step();
+    assert_eq!(world.data()["A"], "A-2", "the last value, not the former target's");
+}
+
+#[test]
+fn an_orphan_is_not_deleted_when_name_and_policy_change_at_once() {
+    let mut world = World::new(&["A"]);
+    world.object.creation_policy = CreationPolicy::Orphan;
+    world.found("A", "\"1\"");
+    world.settle();
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    world.object.creation_policy = CreationPolicy::Owner;
+    assert_eq!(world.plan().remove, None);
 }
 
 proptest::proptest! {

@@ -412,6 +412,90 @@ fn an_object_that_became_empty_is_a_condition_and_empties_nothing() {
 }
 
 #[test]
+fn a_mistyped_source_removes_nothing() {
+    for policy in [DeletionPolicy::Retain, DeletionPolicy::Delete] {
+        let good = find("^etl-");
+        let mut world = world(std::slice::from_ref(&good));
+        world.object.deletion_policy = policy;
+        listed(&mut world, &good, &["etl-a", "etl-b"]);
+        world.settle();
+        let mistyped = find("^elt-");
+        world.object.sources = vec![mistyped.clone()];
+        listed(&mut world, &mistyped, &[]);
+        world.settle();
+        assert_eq!(world.reason(), "NothingFound");
+        assert_eq!(world.data().len(), 2, "{policy:?}");
+        world.object.sources = vec![extract("nope", &[])];
+        world.gone("nope", true, false);
+        world.settle();
+        assert_eq!(world.reason(), "KeyNotFound");
+        assert_eq!(world.data().len(), 2, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_name_that_is_not_looked_for_any_more_is_not_read() {
+    let source = find("^etl-");
+    let mut world = world(std::slice::from_ref(&source));
+    listed(&mut world, &source, &["etl-a", "etl-x"]);
+    world.settle();
+    world.object.sources = vec![find("^etl-a")];
+    let interest = Interest::of(&world.object, &world.status);
+    assert!(interest.remote_keys().all(|key| *key != variable("etl-x")));
+}
+
+#[test]
+fn what_an_outage_interrupts_is_remembered() {
+    let mut world = world(&[extract("config", &["a", "b"])]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
+    world.found("config", r#"{"a": "1", "b": "1"}"#);
+    world.settle();
+    world.found("config", r#"{"a": "1"}"#);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("a", "1")]));
+    world.fails("config", true);
+    world.settle();
+    world.found("config", r#"{"a": "2"}"#);
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("a", "2")]), "the rest follows on");
+}
+
+#[test]
+fn what_the_status_does_not_speak_of_is_confirmed_before_it_goes() {
+    // A restored cluster: the target is ours, the status is empty.
+    for optional in [false, true] {
+        let mut world = World::synced(&["A", "B"]);
+        world.object.deletion_policy = DeletionPolicy::Delete;
+        world.object.entries[0].optional = optional;
+        world.status = SyncStatus::default();
+        world.gone("A", true, false);
+        world.step();
+        assert_eq!(world.data().len(), 2, "optional: {optional}");
+        let interest = Interest::of(&world.object, &world.status);
+        assert_eq!(interest.holds(&variable("A")), Some(true), "now it is known to be there");
+    }
+}
+
+#[test]
+fn what_a_template_made_is_no_value_of_an_entry() {
+    let mut world = World::synced(&["A", "B"]);
+    let template = |key: &str| Template {
+        templates: BTreeMap::from([(key.to_owned(), "x{{ B }}".to_owned())]),
+        merge: true,
+        brackets: false,
+    };
+    world.object.templates = Some(template("A"));
+    world.settle();
+    assert_eq!(world.data()["A"], "xB-1");
+    world.object.templates = Some(template("C"));
+    world.object.generation = Some(2);
+    world.gone("A", true, false);
+    world.settle();
+    world.settle();
+    assert_eq!(world.data(), pairs(&[("A", "xB-1"), ("B", "B-1")]), "untouched until A is there again");
+}
+
+#[test]
 fn an_unconfirmed_absence_gives_nothing_to_what_it_overrides() {
     let source = find("^A$");
     let mut world = world(std::slice::from_ref(&source));

@@ -176,7 +176,7 @@ impl World {
     /// As a server-side apply of the object's own field manager.
     pub(super) fn merge(&mut self, manifest: &Manifest) {
         self.version += 1;
-        let manager = merger(&self.object.uid);
+        let manager = merger(&self.object.id);
         let target = self.target.as_mut().unwrap();
         for key in target.managers.remove(&manager).unwrap_or_default() {
             target.data.remove(&key);

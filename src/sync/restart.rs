@@ -92,7 +92,9 @@ pub(super) fn decide(object: &Object, previous: &SyncStatus, effect: &Effect, no
     // What was announced and interrupted is the same revision still.
     let next = pending.unwrap_or(0).max(before + 1);
     let revision = match effect {
-        Effect::Changes(_) | Effect::Goes => Some(next),
+        Effect::Changes(_) => Some(next),
+        // Raised when there is content again.
+        Effect::Goes => previous.revision,
         // Announced, and the target is as it should be: it was written.
         Effect::Stands => pending.max(previous.revision),
         Effect::Unknown => previous.revision,
@@ -111,11 +113,10 @@ pub(super) fn decide(object: &Object, previous: &SyncStatus, effect: &Effect, no
             Effect::Stands | Effect::Unknown => false,
         };
         if concerns {
-            status.pending_revision = revision;
+            status.pending_revision = Some(next);
         }
-        // Not before the content is there; and without content no pod could start.
-        let is_there = |pending: i64| !matches!(effect, Effect::Goes) && Some(pending) <= revision;
-        if let Some(pending) = status.pending_revision.filter(|pending| is_there(*pending)) {
+        // Not before the content is there: without it no pod could start.
+        if let Some(pending) = status.pending_revision.filter(|pending| Some(*pending) <= revision) {
             let since = status.last_restart_time.as_ref().map(|last| elapsed(last.0, now));
             match since.and_then(|since| restart.min_interval.checked_sub(since)).filter(|left| !left.is_zero()) {
                 Some(left) => decision.next = Some(decision.next.map_or(left, |next| next.min(left))),

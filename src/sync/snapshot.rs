@@ -139,8 +139,8 @@ impl Snapshot {
             self.refreshing.remove(object);
             return;
         };
-        if self.refreshing.get(object).is_none_or(|known| known.token != *token) {
-            let request = Refreshing { token: token.clone(), after: self.passes, told: false };
+        if self.refreshing.get(object).is_none_or(|known| known.token != **token) {
+            let request = Refreshing { token: token.to_string(), after: self.passes, told: false };
             self.refreshing.insert(object.clone(), request);
             self.forced.extend(interest.remote_keys().cloned());
         }

@@ -6,7 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Kind, Object};
+use super::layout::fnv;
+use super::{Dependent, Kind, Object};
 use crate::api::{self, CreationPolicy};
 
 /// Keys and values, zeroized on drop.
@@ -111,13 +112,21 @@ impl Ownership {
     }
 }
 
-/// What the field managers of objects under Merge are called, before the object's UID.
+/// What the field managers of objects under Merge are called, before the object's kind and name.
 pub const MERGER: &str = "prefect-sync/";
+/// The longest name of a field manager.
+const MAX_MANAGER: usize = 128;
 
-/// The field manager of an object under Merge.
+/// The field manager of an object under Merge: named after it, so that a recreated object, or a restored one, finds its
+/// own keys again. (It writes to targets of its own namespace only.)
 #[must_use]
-pub fn merger(uid: &str) -> String {
-    format!("{MERGER}{uid}")
+pub fn merger(object: &Dependent) -> String {
+    let name = format!("{MERGER}{}/{}", object.kind.as_str(), object.name);
+    if name.len() <= MAX_MANAGER {
+        return name;
+    }
+    // Names are ASCII.
+    format!("{}~{:016x}", &name[..MAX_MANAGER - 17], fnv([&object.name]))
 }
 
 /// The value of the label on a target in which objects of `kind` have keys.
@@ -147,7 +156,8 @@ pub fn ownership(object: &Object, target: &Target) -> Ownership {
         return Ownership::Ours;
     }
     // That it accepts our keys is no leave to take the others'.
-    if target.labels.get(api::OWNED_BY_LABEL) == Some(&merged_label(object.id.kind)) {
+    let has_keys = |(manager, keys): (&String, &BTreeSet<String>)| manager.starts_with(MERGER) && !keys.is_empty();
+    if target.managers.iter().any(has_keys) {
         return Ownership::Shared;
     }
     if accepted {
@@ -172,7 +182,7 @@ fn foreign_controller<'a>(object: &Object, target: &'a Target) -> Option<&'a Own
 }
 
 /// Whether an owner reference means this object, also under a UID from before a restore.
-fn is_reference_to(owner: &OwnerReference, object: &Object) -> bool {
+pub(super) fn is_reference_to(owner: &OwnerReference, object: &Object) -> bool {
     owner.uid == object.uid
         || (owner.kind == object.id.kind.as_str()
             && owner.name == object.id.name

@@ -104,8 +104,8 @@ impl Template {
             })?;
             // Concatenation makes text of what is none.
             let is_lossy = rendered.contains(char::REPLACEMENT_CHARACTER)
-                && entries.values().any(|content| content.form == Form::Binary)
-                && !self.templates[key].contains(char::REPLACEMENT_CHARACTER);
+                && !self.templates[key].contains(char::REPLACEMENT_CHARACTER)
+                && !texts(entries).any(|text| text.contains(char::REPLACEMENT_CHARACTER));
             if is_lossy {
                 return Err(format!("template {key:?}: {BINARY}"));
             }
@@ -113,6 +113,10 @@ impl Template {
         }
         Ok(made)
     }
+}
+
+fn texts(entries: &BTreeMap<String, Content>) -> impl Iterator<Item = &str> {
+    entries.values().filter_map(|content| std::str::from_utf8(&content.bytes).ok())
 }
 
 fn place(key: &str, error: &Error) -> String {

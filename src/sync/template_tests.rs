@@ -86,6 +86,7 @@ fn errors_name_template_and_line_and_what_there_is_and_never_a_value() {
         ("{{ BINARY | upper }}", r#"template "x", line 1: a binary value is used as text; b64encode takes it"#),
         ("{{ BINARY }}", r#"template "x", line 1: a binary value is used as text; b64encode takes it"#),
         ("{{ 'x' ~ BINARY }}", r#"template "x": a binary value is used as text; b64encode takes it"#),
+        ("{{ (ENCODED | b64decode) ~ '' }}", r#"template "x": a binary value is used as text; b64encode takes it"#),
         (
             "{{ NONE | default('') }}{{ data['none'] }}",
             r#"template "x", line 1: a name or member that it uses is not there; `default` gives one"#,
