@@ -53,9 +53,9 @@ pub struct RunArgs {
     pub health_address: SocketAddr,
 }
 
-/// Flags of `render`.
+/// The files of commands that need no cluster.
 #[derive(Args, Debug)]
-pub struct RenderArgs {
+pub struct Files {
     /// Files with PrefectSecrets and PrefectKVs, and if you like the PrefectWorkspace, Secrets and ConfigMaps that
     /// they use; - is standard input. Repeat for more. A workspace that no file has is taken from PREFECT_API_URL,
     /// PREFECT_API_KEY and PREFECT_API_AUTH_STRING, else from the active profile, as Prefect itself does.
@@ -68,6 +68,14 @@ pub struct RenderArgs {
         value_name = "FILE"
     )]
     pub files: Vec<PathBuf>,
+}
+
+/// Flags of `render`.
+#[derive(Args, Debug)]
+pub struct RenderArgs {
+    /// What to read.
+    #[command(flatten)]
+    pub files: Files,
     /// A table, or the Secrets and ConfigMaps as YAML (needs --show-values).
     #[arg(short, long, env = "PREFECT_SYNC_OUTPUT", value_enum, default_value_t = Output::Table)]
     pub output: Output,
@@ -79,16 +87,9 @@ pub struct RenderArgs {
 /// Flags of `exec`.
 #[derive(Args, Debug)]
 pub struct ExecArgs {
-    /// Files as for `render`; where two have the same key, the later one wins, as with envFrom.
-    #[arg(
-        short,
-        long = "filename",
-        env = "PREFECT_SYNC_FILES",
-        value_delimiter = ',',
-        required = true,
-        value_name = "FILE"
-    )]
-    pub files: Vec<PathBuf>,
+    /// What to read; where two objects have the same key, the later one wins, as with envFrom.
+    #[command(flatten)]
+    pub files: Files,
     /// What to put before each key, as envFrom[].prefix does. Without it: PREFECT__CONTEXT__SECRETS__ for objects of
     /// format prefect1Context, nothing for others.
     #[arg(long, env = "PREFECT_SYNC_PREFIX", value_name = "PREFIX")]

@@ -18,7 +18,7 @@ use crate::sync::prefect1;
 /// # Errors
 /// When an entry could not be resolved, a value can't stand in an environment, or the command can't be run.
 pub async fn exec(args: &ExecArgs) -> anyhow::Result<Infallible> {
-    let outcomes = outcomes(&args.files).await?;
+    let outcomes = outcomes(&args.files.files).await?;
     let problems: Vec<String> = outcomes.iter().flat_map(crate::offline::Outcome::problems).collect();
     if !problems.is_empty() {
         bail!("the command is not run: {}", problems.join("; "));

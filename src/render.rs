@@ -29,7 +29,7 @@ pub async fn render(args: &RenderArgs) -> anyhow::Result<ExitCode> {
     if args.output == Output::Yaml && !args.show_values {
         bail!("-o yaml prints values: add --show-values if that is what you want");
     }
-    let outcomes = outcomes(&args.files).await?;
+    let outcomes = outcomes(&args.files.files).await?;
     match args.output {
         Output::Table => print_table(&outcomes.iter().flat_map(rows).collect::<Vec<_>>()),
         Output::Yaml => {

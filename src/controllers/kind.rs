@@ -32,6 +32,8 @@ pub trait SyncKind:
     fn object(&self) -> Object;
     /// Its status.
     fn status(&self) -> Option<&SyncStatus>;
+    /// Gives back the room that parsing left in its lists: for one item it takes that of four.
+    fn compact(&mut self);
 }
 
 /// A kind of target.
@@ -62,6 +64,11 @@ impl SyncKind for PrefectSecret {
     fn status(&self) -> Option<&SyncStatus> {
         self.status.as_ref()
     }
+
+    fn compact(&mut self) {
+        self.spec.data.shrink_to_fit();
+        compact(self.status.as_mut());
+    }
 }
 
 impl SyncKind for PrefectKV {
@@ -74,6 +81,18 @@ impl SyncKind for PrefectKV {
 
     fn status(&self) -> Option<&SyncStatus> {
         self.status.as_ref()
+    }
+
+    fn compact(&mut self) {
+        self.spec.data.shrink_to_fit();
+        compact(self.status.as_mut());
+    }
+}
+
+fn compact(status: Option<&mut SyncStatus>) {
+    if let Some(status) = status {
+        status.entries.shrink_to_fit();
+        status.conditions.shrink_to_fit();
     }
 }
 

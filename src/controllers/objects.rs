@@ -67,7 +67,12 @@ pub(super) fn spawn<K: SyncKind>(
     let sweeping = sweep.clone();
     let stream = watcher(api, watcher::Config::default())
         .backoff(Patience::default())
-        .modify(watching::slim)
+        .modify(|object: &mut Guarded<K>| {
+            watching::slim(object);
+            if let Ok(object) = &mut object.0 {
+                object.compact();
+            }
+        })
         .reflect(writer)
         .inspect_ok(move |event| match event {
             Event::Delete(object) => {

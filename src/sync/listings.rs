@@ -40,9 +40,7 @@ impl Snapshot {
             for user in &users {
                 if self.interests.get_mut(user).is_some_and(|interest| interest.add(&member)) {
                     let known = self.keys.entry(member.clone()).or_default();
-                    if let Err(at) = known.users.binary_search(user) {
-                        known.users.insert(at, user.clone());
-                    }
+                    known.add_user(user);
                     if known.reading.is_none() {
                         self.unread.insert(member.clone());
                     }

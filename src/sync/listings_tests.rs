@@ -116,7 +116,7 @@ fn a_listing_and_what_it_finds_are_one_portion_however_many_share_them() {
     merge(&mut snapshot, listed("^etl", &names.iter().map(String::as_str).collect::<Vec<_>>()), 0);
     let due = snapshot.due(&BTreeSet::from([INTERVAL]), INTERVAL);
     assert_eq!(due.len(), 501);
-    assert_eq!(snapshot.portions(&due, false), [due.clone()]);
+    assert_eq!(snapshot.portions(&due, false), std::slice::from_ref(&due));
 }
 
 #[test]

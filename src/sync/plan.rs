@@ -427,5 +427,9 @@ mod tests;
 mod sources_tests;
 
 #[cfg(test)]
+#[path = "plan_layouts_tests.rs"]
+mod layouts_tests;
+
+#[cfg(test)]
 #[path = "plan_policies_tests.rs"]
 mod policies_tests;

@@ -30,6 +30,16 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// Most keys have one user: a list grown for one would have room for four.
+    pub(super) fn add_user(&mut self, user: &Dependent) {
+        if let Err(at) = self.users.binary_search(user) {
+            if self.users.is_empty() {
+                self.users.reserve_exact(1);
+            }
+            self.users.insert(at, user.clone());
+        }
+    }
+
     pub(super) fn answer(&self) -> Option<&Answer> {
         self.reading.as_ref()?.answer.as_ref()
     }
@@ -186,9 +196,7 @@ impl Snapshot {
         let known = before.as_ref();
         for key in interest.remote_keys().filter(|key| known.is_none_or(|known| known.holds(key).is_none())) {
             let known = self.keys.entry(key.clone()).or_default();
-            if let Err(at) = known.users.binary_search(object) {
-                known.users.insert(at, object.clone());
-            }
+            known.add_user(object);
             if known.reading.is_none() {
                 self.unread.insert(key.clone());
             }

@@ -176,30 +176,28 @@ impl From<&api::SecretDataFrom> for Source {
     }
 }
 
+/// The same of variables only.
 impl From<&api::KVDataFrom> for Source {
     fn from(item: &api::KVDataFrom) -> Self {
-        let rewrite = rewrites(&item.rewrite);
-        if let Some(find) = &item.find {
-            let query = Query { block_type: None, regexp: regexp_of(find.name.as_ref()), tags: tags(&find.tags) };
-            return Self {
-                selection: Selection::Find(query),
-                property: Property::of(find.property.as_ref()),
-                rewrite,
-                decoding: find.decoding.unwrap_or_default(),
-                optional: find.optional.unwrap_or(false),
-            };
-        }
-        let extract = item.extract.clone().unwrap_or_default();
-        Self {
-            selection: Selection::Extract {
-                remote: RemoteKey::Variable { name: extract.key },
-                include: extract.include,
-            },
-            property: Property::of(extract.property.as_ref()),
-            rewrite,
-            decoding: extract.decoding.unwrap_or_default(),
-            optional: extract.optional.unwrap_or(false),
-        }
+        let find = item.find.clone().map(|find| api::SecretFind {
+            kind: Some(api::FindKind::Variable),
+            block_type: None,
+            name: find.name,
+            tags: find.tags,
+            property: find.property,
+            decoding: find.decoding,
+            optional: find.optional,
+        });
+        let extract = item.extract.clone().map(|extract| api::SecretExtract {
+            key: None,
+            block_type: None,
+            variable: Some(extract.key),
+            property: extract.property,
+            include: extract.include,
+            decoding: extract.decoding,
+            optional: extract.optional,
+        });
+        Self::from(&api::SecretDataFrom { find, extract, rewrite: item.rewrite.clone() })
     }
 }
 
