@@ -174,7 +174,7 @@ impl Measured<'_> {
                 let mut command = Command::new(binary);
                 let kubeconfig = control_plane.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;
                 command.arg("run").args(["--health-address", &format!("127.0.0.1:{}", ports::free())]);
-                command.env("KUBECONFIG", kubeconfig).env("PREFECT_SYNC_LOG", "warn");
+                command.envs(shipped_environment()).env("KUBECONFIG", kubeconfig).env("PREFECT_SYNC_LOG", "warn");
                 command
             }
             Subject::Peer { binary, args, .. } => {
@@ -383,4 +383,16 @@ impl Measured<'_> {
         let note = format!("{OTHERS} Secrets of {} KiB", OTHER_BYTES / 1024);
         self.run.add("memory: growth by the Secrets of others", after - before, "MiB", Some(5.0), note);
     }
+}
+
+/// What the container of `deploy/manifests` has in its environment.
+fn shipped_environment() -> Vec<(String, String)> {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/manifests/20-deployment.yaml");
+    let text = std::fs::read_to_string(path).expect("the shipped Deployment");
+    let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+    let containers =
+        documents.iter().flat_map(|document| document["spec"]["template"]["spec"]["containers"].as_array());
+    let variables = containers.flatten().flat_map(|container| container["env"].as_array()).flatten();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    variables.map(|variable| (text(&variable["name"]), text(&variable["value"]))).collect()
 }
