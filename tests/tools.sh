@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real parts that the tests and the demo run against, into target/tools and nowhere else:
 #   bin/      etcd, kube-apiserver, kube-controller-manager, kubectl, built from tests/controlplane
-#   prefect3/ prefect1/  virtual environments with the pins of tests/prefect
+#   prefect3/ prefect2/ prefect1/  virtual environments with the pins of tests/prefect
 #   prefect3.db          a migrated, empty Prefect database; service-account.key
 # Does nothing when all is there; a changed pin rebuilds what depends on it. Each part is made beside its place and
 # renamed into it, so an interrupted run leaves no half of anything.
@@ -134,7 +134,7 @@ make_venv() {
         if [ -f "$script" ] && [ ! -L "$script" ]; then sed -i "s|$new|$place|g" "$script"; fi
     done
 }
-for name in prefect3 prefect1; do
+for name in prefect3 prefect2 prefect1; do
     pins=tests/prefect/$name.txt
     stamp=$(hash_of "$pins")
     if ! { [ "$(cat "$tools/$name/.stamp" 2>/dev/null)" = "$stamp" ] && "$tools/$name/bin/python" -c ''; } 2>/dev/null; then

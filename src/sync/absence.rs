@@ -102,7 +102,7 @@ mod tests {
     }
 
     fn missing() -> Missing {
-        Missing::Variable { near: None }
+        Missing::Variable { near: None, no_dashes: false }
     }
 
     fn seen(previous: Option<&Absence>, second: i64, exact: bool) -> Absence {

@@ -104,8 +104,13 @@ impl World {
     }
 
     pub(super) fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
-        let absence =
-            Absence { missing: Missing::Variable { near: None }, since: at(self.now), exact: true, confirmed, held };
+        let absence = Absence {
+            missing: Missing::Variable { near: None, no_dashes: false },
+            since: at(self.now),
+            exact: true,
+            confirmed,
+            held,
+        };
         self.readings
             .insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, passes: (1, 1) });
     }

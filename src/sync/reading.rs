@@ -102,6 +102,8 @@ pub enum Missing {
     Variable {
         /// A similar name.
         near: Option<String>,
+        /// Whether it is a server on which no variable can have such a name: it has dashes, and the server is Prefect 2.
+        no_dashes: bool,
     },
     /// The workspace has local secrets only, and none of that name.
     Local {

@@ -141,8 +141,12 @@ fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, 
                 sentence(format!("no {block_type} block {name:?} in workspace {workspace}"), rules, near, CREATE),
             )
         }
-        Missing::Variable { near } => {
-            (Reason::KeyNotFound, sentence(format!("no variable {name:?} in workspace {workspace}"), "", near, CREATE))
+        Missing::Variable { near, no_dashes } => {
+            let rules = if *no_dashes { "Prefect 2 has no dashes in the names of variables" } else { "" };
+            (
+                Reason::KeyNotFound,
+                sentence(format!("no variable {name:?} in workspace {workspace}"), rules, near, CREATE),
+            )
         }
         Missing::Local { near } => (
             Reason::KeyNotFound,

@@ -141,7 +141,7 @@ fn what_is_not_there_says_what_may_have_been_meant() {
         "absent BlockTypeNotFound firm=false: no block type \"aws-credential\" in workspace prod; did you mean \"aws-credentials\"?"
     );
     assert_eq!(
-        told(variable("nope"), Missing::Variable { near: None }),
+        told(variable("nope"), Missing::Variable { near: None, no_dashes: false }),
         "absent KeyNotFound firm=false: no variable \"nope\" in workspace prod; create it in Prefect, or correct remoteRef"
     );
 }

@@ -566,7 +566,7 @@ fn reading(
 fn unexplained(key: &RemoteKey) -> Missing {
     match key.block_type() {
         Some(_) => Missing::Block { near: None },
-        None => Missing::Variable { near: None },
+        None => Missing::Variable { near: None, no_dashes: false },
     }
 }
 

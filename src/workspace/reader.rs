@@ -301,7 +301,8 @@ impl Reader {
                     Missing::Local { near: nearest(key.name(), names) }
                 }
                 (Some(client), RemoteKey::Variable { name }) => {
-                    Missing::Variable { near: nearest(name, lists.variables(client).await) }
+                    let no_dashes = name.contains('-') && lists.is_prefect_2(client).await;
+                    Missing::Variable { near: nearest(name, lists.variables(client).await), no_dashes }
                 }
                 (Some(client), RemoteKey::Block { block_type, name }) => {
                     lists.explain_block(client, block_type, name).await
@@ -322,9 +323,19 @@ struct Lists {
     blocks: BTreeMap<String, Vec<String>>,
     /// Variables that are called like a missing Secret block.
     namesakes: BTreeSet<String>,
+    /// Whether the server is Prefect 2, once asked.
+    is_prefect_2: Option<bool>,
 }
 
 impl Lists {
+    async fn is_prefect_2(&mut self, client: &Client) -> bool {
+        if self.is_prefect_2.is_none() {
+            let version = client.server_version().await;
+            self.is_prefect_2 = Some(matches!(version, Ok(Some(version)) if version.starts_with("2.")));
+        }
+        self.is_prefect_2 == Some(true)
+    }
+
     async fn variables(&mut self, client: &Client) -> impl Iterator<Item = &str> {
         if self.variables.is_none() {
             self.variables = Some(client.variable_names().await.unwrap_or_default());

@@ -17,6 +17,8 @@ pub struct PrefectOptions {
     pub csrf: bool,
     /// Whether it serves its pages, at the address without `/api`.
     pub ui: bool,
+    /// Prefect 2 instead of 3. It makes its database by itself, in about ten seconds.
+    pub two: bool,
 }
 
 /// A server with a SQLite database of its own. Dereferences to the client that writes to it, so
@@ -103,6 +105,9 @@ impl Prefect {
         let home = self.home();
         std::fs::remove_dir_all(&home).ok();
         std::fs::create_dir_all(&home).expect("the scratch folder is ours");
+        if self.options.two {
+            return;
+        }
         std::fs::copy(tools::prefect3_database(), home.join("prefect.db"))
             .unwrap_or_else(|e| panic!("cannot copy the Prefect database to {}: {e}", home.display()));
     }
@@ -113,12 +118,26 @@ impl Prefect {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(tools::prefect3_python());
-        remove_prefect_variables(&mut command);
         // The background services (scheduler, late runs, …) do nothing for blocks and variables;
         // the event stream is part of the web server and works without them.
-        command.args(["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-services"]);
-        command.args(["--port", &self.port.to_string(), if self.options.ui { "--ui" } else { "--no-ui" }]);
+        let port = self.port.to_string();
+        let mut command = if self.options.two {
+            // Its own command starts this as a child, which would outlive a kill.
+            let mut command = Command::new(tools::prefect2_python());
+            command.args(["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]);
+            command.args(["--host", "127.0.0.1", "--port", &port]);
+            command
+        } else {
+            let mut command = Command::new(tools::prefect3_python());
+            command.args(["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-services"]);
+            command.args(["--port", &port, if self.options.ui { "--ui" } else { "--no-ui" }]);
+            command
+        };
+        remove_prefect_variables(&mut command);
+        if self.options.two {
+            command.env("PREFECT_API_SERVICES_SCHEDULER_ENABLED", "false");
+            command.env("PREFECT_API_SERVICES_LATE_RUNS_ENABLED", "false");
+        }
         command.env("PREFECT_HOME", self.home());
         // Below the home folder as well, so that nothing of the developer's own is read or written.
         command.env("HOME", self.scratch.path());

@@ -55,6 +55,11 @@ pub fn prefect3_python() -> PathBuf {
     tool("prefect3/bin/python")
 }
 
+/// The interpreter that has Prefect 2.
+pub fn prefect2_python() -> PathBuf {
+    tool("prefect2/bin/python")
+}
+
 /// A migrated, empty Prefect 3 database; copying it saves each server the migrations.
 pub fn prefect3_database() -> PathBuf {
     tool("prefect3.db")
