@@ -21,7 +21,7 @@
 //! |---|---|
 //! | [`api`] | the custom resource types and nothing else |
 //! | [`sync`] | the pure core: every decision, no I/O, no clock |
-//! | [`prefect`] | speaks to Prefect: REST, events, errors, auth, request budget, `config.toml`, profiles |
+//! | [`prefect`] | speaks to Prefect: REST, Prefect 1's GraphQL, events, errors, auth, request budget, `config.toml`, profiles |
 //! | [`workspace`] | one session per workspace: reads, refreshes, listens to events |
 //! | [`controllers`] | the Kubernetes side: watches, gather → plan → apply → status |
 //! | [`offline`], [`render`], [`exec`] | the same pipeline for files, without a cluster |

@@ -229,7 +229,7 @@ fn parse<T: DeserializeOwned + kube::Resource<DynamicType = ()>>(document: Value
 fn discovered(key: &WorkspaceKey) -> anyhow::Result<Reader> {
     let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
     let found = discover(&|name| std::env::var(name).ok(), home.as_deref())?;
-    let mut reader = Reader { client: None, local: None, credentials: Credentials::None };
+    let mut reader = Reader::default();
     if let Some(path) = &found.config_toml {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         reader.local = Some(Arc::new(

@@ -17,6 +17,8 @@ pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
 pub const DEFAULT_CLOUD_RATE: NonZeroU32 = NonZeroU32::new(200).unwrap();
 /// The same for a self-hosted server.
 pub const DEFAULT_RATE: NonZeroU32 = NonZeroU32::new(600).unwrap();
+/// Default of `spec.prefect1.apiUrl`.
+pub const PREFECT1_API_URL: &str = "https://api.prefect.io";
 /// Default of `spec.staleAfter`.
 pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(600);
 
@@ -41,11 +43,18 @@ pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(600);
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.api) || has(self.local)").message("set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both"))]
+#[x_kube(
+    validation = Rule::new("has(self.api) || has(self.local) || has(self.prefect1)").message("set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1"),
+    validation = Rule::new("!(has(self.api) && has(self.prefect1))").message("set spec.api (Prefect 2 and 3) or spec.prefect1, not both: a workspace is one Prefect"),
+    validation = Rule::new("!(has(self.prefect1) && has(self.prefect1.backend) && self.prefect1.backend == 'Server') || has(self.local)").message("Prefect 1's Server keeps no secrets: set spec.local, or prefect1.backend: Cloud")
+)]
 pub struct PrefectWorkspaceSpec {
     /// Prefect's API, versions 2 and 3, Cloud or self-hosted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<ApiSpec>,
+    /// Prefect 1: its secrets are read as Secret blocks, its key-value pairs as variables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefect1: Option<Prefect1Spec>,
     /// Local secrets, consulted before the API, as Prefect itself does. Alone it needs no Prefect at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalSpec>,
@@ -91,7 +100,9 @@ impl PrefectWorkspaceSpec {
     /// The names of the Secrets that it reads.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
         let api = self.api.iter().flat_map(|api| api.api_key.iter().chain(&api.auth_string));
-        api.chain(self.local.iter().map(|local| &local.config_toml)).map(|source| source.secret_key_ref.name.as_str())
+        let prefect1 = self.prefect1.iter().filter_map(|prefect1| prefect1.api_key.as_ref());
+        let local = self.local.iter().map(|local| &local.config_toml);
+        api.chain(prefect1).chain(local).map(|source| source.secret_key_ref.name.as_str())
     }
 
     /// The names of the ConfigMaps that it reads.
@@ -143,6 +154,39 @@ pub struct ApiSpec {
     /// prefect-sync.dev/offer=workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<ConfigMapSource>,
+}
+
+/// Which Prefect 1. Cloud: it has secrets and key-value pairs. Server: it has neither, only what is local. Default:
+/// Cloud.
+#[derive(Deserialize, Serialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum Prefect1Backend {
+    /// Prefect 1 Cloud.
+    #[default]
+    Cloud,
+    /// Prefect Server.
+    Server,
+}
+
+/// Prefect 1's API, which is GraphQL.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.apiKey) || (has(self.backend) && self.backend == 'Server')").message("set prefect1.apiKey; only backend: Server needs none"))]
+pub struct Prefect1Spec {
+    /// What cloud.api is in Prefect 1's config.toml. Default: https://api.prefect.io.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = Rule::new("self.startsWith('http://') || self.startsWith('https://')").message("apiUrl must start with http:// or https://, such as https://api.prefect.io"))]
+    pub api_url: Option<String>,
+    /// The tenant's ID. Default: the API key's own tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub tenant_id: Option<String>,
+    /// The API key. The Secret needs the label prefect-sync.dev/offer=workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<SecretSource>,
+    /// Cloud: secrets and key-value pairs. Server: neither, only what is local. Default: Cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Prefect1Backend>,
 }
 
 /// Local secrets, as Prefect 1 keeps them.

@@ -11,12 +11,14 @@ use zeroize::Zeroizing;
 
 use super::Options;
 use super::errors::Error;
-use crate::api::{ApiSpec, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace};
-use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, LocalSecrets, UrlError};
+use crate::api::{
+    ApiSpec, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PREFECT1_API_URL, Prefect1Backend, Prefect1Spec, PrefectWorkspace,
+};
+use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, LocalSecrets, Prefect1Client, UrlError};
 use crate::sync::suggest::nearest;
 use crate::sync::{Failure, Reason, Timestamp};
 use crate::workspace::failure::Credentials;
-use crate::workspace::{Reader, Setup};
+use crate::workspace::{Prefect1, Reader, Setup};
 
 /// What a workspace comes to.
 pub struct Gathered {
@@ -109,7 +111,7 @@ impl<N: Named> Gathering<'_, N> {
         workspace: &PrefectWorkspace,
         options: &Options,
     ) -> Result<Result<(Reader, Option<String>), Problem>, Error> {
-        let mut reader = Reader { client: None, local: None, credentials: Credentials::None };
+        let mut reader = Reader::default();
         if let Some(local) = &workspace.spec.local {
             match self.secret(&local.config_toml.secret_key_ref, "config.toml").await? {
                 Ok(found) => match local_secrets(&found) {
@@ -118,6 +120,9 @@ impl<N: Named> Gathering<'_, N> {
                 },
                 Err(problem) => return Ok(Err(problem)),
             }
+        }
+        if let Some(prefect1) = &workspace.spec.prefect1 {
+            return self.prefect1(reader, workspace, prefect1, options).await;
         }
         let Some(api) = &workspace.spec.api else { return Ok(Ok((reader, None))) };
         let url = match api_url(api, options) {
@@ -151,6 +156,47 @@ impl<N: Named> Gathering<'_, N> {
         Ok(match crate::prefect::Client::new(Connection { url, auth, ca_bundle, budget }) {
             Ok(client) => {
                 reader.client = Some(client);
+                Ok((reader, Some(display)))
+            }
+            Err(error) => Err((Reason::WorkspaceInvalid, configuration(&error))),
+        })
+    }
+
+    async fn prefect1(
+        &mut self,
+        mut reader: Reader,
+        workspace: &PrefectWorkspace,
+        prefect1: &Prefect1Spec,
+        options: &Options,
+    ) -> Result<Result<(Reader, Option<String>), Problem>, Error> {
+        let source = match (prefect1.backend.unwrap_or_default(), &prefect1.api_key) {
+            (Prefect1Backend::Cloud, Some(source)) => source,
+            (Prefect1Backend::Cloud, None) => {
+                return Ok(Err((Reason::WorkspaceInvalid, "spec.prefect1 needs apiKey".to_owned())));
+            }
+            (Prefect1Backend::Server, _) => {
+                reader.prefect1 = Some(Prefect1::Server);
+                return Ok(Ok((reader, None)));
+            }
+        };
+        let text_of_url = prefect1.api_url.as_deref().unwrap_or(PREFECT1_API_URL);
+        let url = ApiUrl::parse_prefect1(text_of_url).map_err(|error| (Reason::WorkspaceInvalid, error.to_string()));
+        let url = match url.and_then(|url| allowed(url, "spec.prefect1.apiUrl", options)) {
+            Ok(url) => url,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let (key, place) = match self.secret(&source.secret_key_ref, "key").await?.and_then(text) {
+            Ok(found) => found,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        reader.credentials = Credentials::ApiKey(place);
+        let display = url.to_string();
+        let rate = workspace.spec.requests_per_minute(true);
+        let budget = options.budgets.budget(&url, rate, workspace.spec.refresh_interval());
+        let connection = Connection { url, auth: Auth::ApiKey(key), ca_bundle: None, budget };
+        Ok(match Prefect1Client::new(connection, prefect1.tenant_id.as_deref()) {
+            Ok(client) => {
+                reader.prefect1 = Some(Prefect1::Cloud(client));
                 Ok((reader, Some(display)))
             }
             Err(error) => Err((Reason::WorkspaceInvalid, configuration(&error))),
@@ -282,13 +328,17 @@ fn api_url(api: &ApiSpec, options: &Options) -> Result<ApiUrl, Problem> {
         };
         (reason, error.to_string())
     })?;
+    allowed(url, "spec.api.url", options)
+}
+
+fn allowed(url: ApiUrl, field: &str, options: &Options) -> Result<ApiUrl, Problem> {
     if is_allowed(&url, &options.allowed_api_hosts) {
         return Ok(url);
     }
     Err((
         Reason::HostNotAllowed,
         format!(
-            "spec.api.url leads to {}, and this operator may only call {}; use one of them, or have it allowed (--allowed-api-hosts)",
+            "{field} leads to {}, and this operator may only call {}; use one of them, or have it allowed (--allowed-api-hosts)",
             url.host_and_port(),
             options.allowed_api_hosts.join(", ")
         ),

@@ -52,6 +52,11 @@ impl Answer {
         wire::parse(&self.body).map_err(|_| if self.is_json { ErrorKind::Malformed } else { ErrorKind::NotPrefectApi })
     }
 
+    /// What it says, whatever its status; `None` where that is of another shape.
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        wire::parse(&self.body).ok()
+    }
+
     /// Whether this is the 404 with exactly this `detail`.
     pub(crate) fn is_not_found(&self, detail: &str) -> bool {
         self.status == StatusCode::NOT_FOUND && wire::failure_detail(&self.body).is_some_and(|found| *found == detail)

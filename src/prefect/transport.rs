@@ -186,6 +186,22 @@ impl Transport {
         Ok(answer)
     }
 
+    /// An answer of any status to a POST to the address itself.
+    pub(crate) async fn post_root(
+        &self,
+        lane: Lane,
+        doing: &str,
+        headers: HeaderMap,
+        body: &impl Serialize,
+    ) -> Result<Answer, Error> {
+        let body = serde_json::to_vec(body).map_err(|_| self.error(doing, ErrorKind::Malformed))?;
+        let request = || {
+            let request = self.http.post(self.url.endpoint(&[])).headers(headers.clone());
+            request.header(CONTENT_TYPE, "application/json").body(body.clone())
+        };
+        self.send(lane, doing, request).await
+    }
+
     /// The failure that an answer is, or what it says.
     pub(crate) fn parse<'a, T: Deserialize<'a>>(&self, doing: &str, answer: &'a Answer) -> Result<T, Error> {
         answer.parse().map_err(|kind| Error { retry_after: answer.retry_after, ..self.error(doing, kind) })

@@ -126,6 +126,16 @@ impl ApiUrl {
         Ok(ApiUrl { url, host, cloud })
     }
 
+    /// The address of Prefect 1's API, such as `https://api.prefect.io`: its requests go to the address itself.
+    ///
+    /// # Errors
+    /// As [`ApiUrl::parse`].
+    pub fn parse_prefect1(text: &str) -> Result<ApiUrl, UrlError> {
+        let url = parse_http(text)?;
+        let host = url.host_str().unwrap_or_default().to_owned();
+        Ok(ApiUrl { url, host, cloud: false })
+    }
+
     /// The host name only, lower case; an IPv6 address is in brackets.
     pub fn host(&self) -> &str {
         &self.host

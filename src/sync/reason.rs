@@ -60,6 +60,8 @@ reasons! {
     PrefectRejected,
     /// The workspace's config.toml can't be parsed.
     LocalInvalid,
+    /// Prefect 1 has nothing of the kind: only secrets and, in its Cloud, key-value pairs.
+    NotInPrefect1,
     /// Prefect confirmed that there is no such block or variable, or the local secrets hold none of that name.
     KeyNotFound,
     /// The name is a variable's, not a block's.
@@ -134,6 +136,7 @@ impl Reason {
                 | Self::HostNotAllowed
                 | Self::CloudNeedsWorkspace
                 | Self::LocalInvalid
+                | Self::NotInPrefect1
                 | Self::PropertyInvalid
                 | Self::RegexpInvalid
                 | Self::TemplateInvalid

@@ -5,9 +5,10 @@ use crate::prefect::{Error, ErrorKind, EventsError};
 use crate::sync::{Failure, Reason, RemoteKey, Timestamp};
 
 /// How a workspace presents itself to Prefect, for messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Credentials {
     /// It names none.
+    #[default]
     None,
     /// An API key; the text says where it is, such as `Secret flows/prefect-api-key key "key"`.
     ApiKey(String),
@@ -38,6 +39,13 @@ pub fn polling(error: &EventsError) -> EventsStatus {
             "the stream of events is cut and is tried again: changes are seen at the next refresh"
         }
     };
+    EventsStatus { mode: EventsMode::Polling, message: Some(message.to_owned()) }
+}
+
+/// What the workspace's status says of Prefect 1.
+#[must_use]
+pub fn no_events_in_prefect1() -> EventsStatus {
+    let message = "Prefect 1 has no stream of events: changes are seen at the next refresh";
     EventsStatus { mode: EventsMode::Polling, message: Some(message.to_owned()) }
 }
 

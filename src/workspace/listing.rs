@@ -14,7 +14,7 @@ use crate::sync::reading::Before;
 use crate::sync::{Document, Failure, Read, Reason, RemoteKey, Shape, Timestamp};
 
 /// Queries that one listing answers: of one block type, or of variables with the same tags.
-type Group<'a> = Vec<(&'a RemoteKey, &'a Query, Matcher)>;
+pub(super) type Group<'a> = Vec<(&'a RemoteKey, &'a Query, Matcher)>;
 
 impl Reader {
     /// Reads the listings among `keys`, and with each what it finds and what else of `keys` it comes across. Breaks off
@@ -43,6 +43,13 @@ impl Reader {
                 .map(RemoteKey::name)
                 .collect();
             let wanted = |name: &str| asked.contains(name) || matches(name);
+            if let Some(prefect1) = &self.prefect1 {
+                let listed = self.prefect1_names(prefect1, block_type, tags).await;
+                if self.list_prefect1(prefect1, &group, listed, pass, now).await.is_break() {
+                    return ControlFlow::Break(());
+                }
+                continue;
+            }
             let listed = match &self.client {
                 Some(client) => list(client, block_type, tags, wanted).await,
                 None => Ok(Some(Vec::new())),

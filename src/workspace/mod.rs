@@ -8,7 +8,7 @@
 //! - [`reader`] reads a set of keys once, in batches of exact names; it remembers nothing.
 //! - `session` is the loop that decides when to read, and merges what came back; what it decides by is in
 //!   [`sync::schedule`](crate::sync::schedule) and [`sync::snapshot`](crate::sync::snapshot).
-//! - `pass` reads one portion of the keys, `listing` what `find` looks for; `stream` listens to Prefect's events.
+//! - `pass` reads one portion of the keys, `listing` what `find` looks for, `prefect1` what Prefect 1 has; `stream` listens to Prefect's events.
 //! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them.
 //! - [`failure`] puts Prefect's errors into the words of conditions.
 //!
@@ -19,6 +19,7 @@
 pub mod failure;
 mod listing;
 mod pass;
+mod prefect1;
 pub mod reader;
 mod registry;
 mod session;
@@ -26,5 +27,6 @@ mod slot;
 mod stream;
 mod timing;
 
+pub use prefect1::Prefect1;
 pub use reader::Reader;
 pub use registry::{Observation, Setup, Wake, Workspaces};

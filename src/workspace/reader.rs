@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::failure::{Credentials, failure};
+use super::prefect1::Prefect1;
 use crate::api::Source;
-use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, MAX_NAMES, Variable};
+use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, MAX_NAMES, Prefect1Client, Variable};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::reading::Before;
 use crate::sync::suggest::nearest;
@@ -19,7 +20,7 @@ use crate::sync::{Document, Failure, Missing, Read, Reason, RemoteKey, Shape, Ti
 /// a part. A block may hold 5 MB, and readings stay in memory.
 const MAX_DOCUMENT: usize = 2 * 1024 * 1024;
 /// Requests of one pass under way at once.
-const CONCURRENCY: usize = 4;
+pub(super) const CONCURRENCY: usize = 4;
 /// The most batches that one pass halves to find keys that spoil them.
 const MOST_HALVINGS: usize = 64;
 /// The same while no batch has been answered at all: it must find one bad key of 200.
@@ -39,10 +40,12 @@ pub struct Pass {
 }
 
 /// Where a workspace's values come from. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Reader {
     /// Prefect's API, if the workspace has one.
     pub client: Option<Client>,
+    /// Prefect 1, if the workspace has that instead.
+    pub prefect1: Option<Prefect1>,
     /// The local secrets, consulted first.
     pub local: Option<Arc<LocalSecrets>>,
     /// What is presented to the API, for messages.
@@ -84,12 +87,17 @@ impl Reader {
     #[must_use]
     pub fn in_background(&self, background: bool) -> Self {
         let client = self.client.as_ref().map(|client| if background { client.background() } else { client.clone() });
-        Self { client, ..self.clone() }
+        let prefect1 = self.prefect1.as_ref().map(|prefect1| match prefect1 {
+            Prefect1::Cloud(client) if background => Prefect1::Cloud(client.background()),
+            other => other.clone(),
+        });
+        Self { client, prefect1, ..self.clone() }
     }
 
     /// Changes whenever a server that was given up is found to be back, whoever found out.
     pub fn recoveries(&self) -> Option<watch::Receiver<u64>> {
-        self.client.as_ref().map(Client::recoveries)
+        let prefect1 = || self.prefect1.as_ref().and_then(Prefect1::client).map(Prefect1Client::recoveries);
+        self.client.as_ref().map(Client::recoveries).or_else(prefect1)
     }
 
     /// Proves that the API answers and takes the credentials, and says which version it is (`None` for Cloud, or
@@ -98,12 +106,19 @@ impl Reader {
     /// # Errors
     /// Why the workspace can't be read.
     pub async fn check(&self, now: Timestamp) -> Result<Option<String>, Failure> {
+        let failed = |error: Error| failure(&error, &self.credentials, None, now);
+        if let Some(prefect1) = &self.prefect1 {
+            if let Some(client) = prefect1.client() {
+                client.check().await.map_err(failed)?;
+            }
+            return Ok(Some("1".to_owned()));
+        }
         let Some(client) = &self.client else { return Ok(None) };
         let checked = async {
             client.check().await?;
             client.server_version().await
         };
-        checked.await.map_err(|error| failure(&error, &self.credentials, None, now))
+        checked.await.map_err(failed)
     }
 
     /// Reads `keys`, each with what is known of it. `anything_read` says whether the workspace has read anything yet.
@@ -113,17 +128,22 @@ impl Reader {
         if self.read_listings(keys, &mut pass, now).await.is_break() {
             return pass;
         }
+        let mut of_prefect1 = Vec::new();
         let unread: Vec<&RemoteKey> = keys.keys().filter(|key| !pass.reads.contains_key(*key)).collect();
         for key in unread {
-            if let Some(text) = self.local_value(key) {
-                let document = Arc::new(Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value));
-                let read = Read::Found { document, source: Source::Local, ids: Box::default() };
+            if let Some(read) = self.local_read(key) {
                 pass.reads.insert(key.clone(), read);
+            } else if self.prefect1.is_some() {
+                of_prefect1.push(key.clone());
             } else if self.client.is_none() {
                 pass.reads.insert(key.clone(), Read::NotFound);
             } else {
                 remote.entry(key.block_type().map(str::to_owned)).or_default().push(key.name().to_owned());
             }
+        }
+        if let Some(prefect1) = &self.prefect1 {
+            let _ = self.read_prefect1(prefect1, of_prefect1, &mut pass, now).await;
+            return pass;
         }
         let Some(client) = &self.client else { return pass };
         let mut batches: Vec<Batch> = remote
@@ -240,6 +260,13 @@ impl Reader {
         pass.outage = Some(failure(error, &self.credentials, None, now));
     }
 
+    /// What the local secrets have of a key.
+    pub(super) fn local_read(&self, key: &RemoteKey) -> Option<Read> {
+        let text = zeroize::Zeroizing::new(self.local_value(key)?.to_owned());
+        let document = Arc::new(Document::new(text, Shape::Value));
+        Some(Read::Found { document, source: Source::Local, ids: Box::default() })
+    }
+
     /// Only Secret blocks have a local counterpart, as in Prefect 1.
     fn local_value(&self, key: &RemoteKey) -> Option<&str> {
         match key {
@@ -283,6 +310,9 @@ impl Reader {
     /// What may have been meant by keys that are not there. Only called for absences seen for the first time; an
     /// error here costs the hint, nothing else.
     pub async fn explain(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Missing> {
+        if let Some(prefect1) = &self.prefect1 {
+            return self.explain_prefect1(prefect1, keys).await;
+        }
         let mut lists = Lists::default();
         let blocks = keys.iter().filter_map(|key| match key {
             RemoteKey::Block { block_type, name } if block_type == SECRET_BLOCK => Some(name.as_str()),

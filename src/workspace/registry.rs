@@ -276,7 +276,6 @@ impl Workspaces {
 mod tests {
     use super::*;
     use crate::api::WorkspaceKind;
-    use crate::workspace::failure::Credentials;
 
     struct Nobody;
 
@@ -292,7 +291,7 @@ mod tests {
         let workspaces = Workspaces::new(Arc::new(Nobody), pulses.clone());
         let key =
             WorkspaceKey { kind: WorkspaceKind::PrefectWorkspace, namespace: "flows".into(), name: "default".into() };
-        let reader = Box::new(Reader { client: None, local: None, credentials: Credentials::None });
+        let reader = Box::new(Reader::default());
         let interval = Duration::from_secs(600);
         workspaces.set(&key, "1", Duration::ZERO, Setup::Usable { reader, interval });
         // Longer than the loop may stand still, and much longer than it has anything to do.

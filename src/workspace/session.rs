@@ -192,7 +192,7 @@ impl Run {
         let listener = stream::supervise(self.session.reader.clone(), news_in, gate);
         let _listener = AbortOnDropHandle::new(tokio::spawn(listener));
         let mut recoveries = self.session.reader.recoveries();
-        let mut hears = self.session.reader.client.is_some();
+        let mut hears = self.session.reader.client.is_some() || self.session.reader.prefect1.is_some();
         let pulse = self.workspaces.pulse(&self.session.key);
         loop {
             pulse.beat();

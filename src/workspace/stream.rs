@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::failure::polling;
+use super::failure::{no_events_in_prefect1, polling};
 use super::reader::Reader;
 use crate::api::EventsStatus;
 use crate::prefect::jitter::random;
@@ -54,7 +54,12 @@ pub(super) async fn supervise(reader: Arc<Reader>, news: mpsc::Sender<News>, may
 /// Listens until nobody hears it any more. `may_connect` is false while the server is known to be unwell: whoever
 /// finds out when it is back is the session.
 async fn listen(reader: Arc<Reader>, news: mpsc::Sender<News>, mut may_connect: watch::Receiver<bool>) {
-    let Some(client) = &reader.client else { return };
+    let Some(client) = &reader.client else {
+        if reader.prefect1.is_some() {
+            let _ = news.send(News::Silent { status: no_events_in_prefect1(), for_good: true }).await;
+        }
+        return;
+    };
     let mut cuts = 0;
     loop {
         if may_connect.wait_for(|may| *may).await.is_err() {

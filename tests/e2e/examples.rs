@@ -9,7 +9,8 @@ use crate::support::python::prefect1;
 use crate::support::{Prefect, PrefectOptions, Scratch, eventually};
 
 /// Examples without an object that syncs: where Prefect is, and a pod.
-const OTHERS: [&str; 3] = ["cloud-workspace.yaml", "flow-pod.yaml", "self-hosted-workspace.yaml"];
+const OTHERS: [&str; 4] =
+    ["cloud-workspace.yaml", "flow-pod.yaml", "prefect1-workspace.yaml", "self-hosted-workspace.yaml"];
 
 /// Keys and values.
 type Pairs = &'static [(&'static str, &'static str)];

@@ -21,6 +21,7 @@ mod messages_sources;
 mod messages_workspace;
 mod permissions;
 mod policies;
+mod prefect1;
 mod prefect2;
 mod promises;
 mod promises_beside;

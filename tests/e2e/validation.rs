@@ -253,7 +253,8 @@ fn bad_workspaces() -> Vec<Case> {
         ))
     };
     let ids = "spec.api: Invalid value: set accountId and workspaceId together, or neither; both are in the address that the browser shows";
-    let neither = "spec: Invalid value: set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both";
+    let neither = "spec: Invalid value: set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1";
+    let key = json!({"secretKeyRef": {"name": "x"}});
     let reference = json!({"secretKeyRef": {"name": "x"}});
     let stale = "staleAfter must be a duration of at most 720h, such as 10m or 1h30m; 0s for none";
     let stale_after = |value: &str| workspace(json!({"api": {"url": "http://prefect/api"}, "staleAfter": value}));
@@ -261,6 +262,30 @@ fn bad_workspaces() -> Vec<Case> {
         (workspace(json!({})), one(neither)),
         (workspace(json!({"refreshInterval": "30s"})), one(neither)),
         (workspace(json!({"api": {}})), shape("spec.api.url: Required value")),
+        (
+            workspace(json!({"api": {"url": "http://prefect/api"}, "prefect1": {"apiKey": key}})),
+            one(
+                "spec: Invalid value: set spec.api (Prefect 2 and 3) or spec.prefect1, not both: a workspace is one Prefect",
+            ),
+        ),
+        (
+            workspace(json!({"prefect1": {}})),
+            one("spec.prefect1: Invalid value: set prefect1.apiKey; only backend: Server needs none"),
+        ),
+        (
+            workspace(json!({"prefect1": {"backend": "Server"}})),
+            one("spec: Invalid value: Prefect 1's Server keeps no secrets: set spec.local, or prefect1.backend: Cloud"),
+        ),
+        (
+            workspace(json!({"prefect1": {"apiKey": key, "apiUrl": "api.prefect.io"}})),
+            one(
+                r#"spec.prefect1.apiUrl: Invalid value: "api.prefect.io": apiUrl must start with http:// or https://, such as https://api.prefect.io"#,
+            ),
+        ),
+        (
+            workspace(json!({"prefect1": {"apiKey": key, "backend": "cloud"}})),
+            shape(r#"spec.prefect1.backend: Unsupported value: "cloud": supported values: "Cloud", "Server""#),
+        ),
         (workspace(json!({"api": {"url": "prefect:4200/api"}})), scheme("prefect:4200/api")),
         (workspace(json!({"api": {"url": "ftp://prefect"}})), scheme("ftp://prefect")),
         (
