@@ -95,6 +95,7 @@ pub struct SecretEntry {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.key) != has(self.variable)").message("set remoteRef.key (a block) or remoteRef.variable, exactly one of them"),
+    validation = Rule::new("!has(self.localKey) || (has(self.key) && (!has(self.blockType) || self.blockType == 'secret'))").message("remoteRef.localKey goes with remoteRef.key of a Secret block: only those have local counterparts"),
     validation = Rule::new("!(has(self.blockType) && has(self.variable))").message("remoteRef.blockType goes with remoteRef.key; a variable has no block type")
 )]
 pub struct SecretRemoteRef {
@@ -107,6 +108,11 @@ pub struct SecretRemoteRef {
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     #[x_kube(validation = block_type_rule("remoteRef.blockType"))]
     pub block_type: Option<String>,
+    /// What the secret is called in the workspace's local secrets, where that differs from the block's name: MYSECRET is
+    /// no name of a block. Default: key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub local_key: Option<String>,
     /// The variable's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]

@@ -117,7 +117,7 @@ impl PrefectWorkspaceSpec {
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
     /// Requests in a minute, from 1 to 100000; a minute's worth may be spent at once. One request reads up to 200
-    /// keys. Default: 200 for Prefect Cloud, 600 for a server of your own.
+    /// keys, and with Prefect 1 one. Default: 200 for Prefect Cloud, 600 for a server of your own.
     #[schemars(range(min = 1, max = 100_000))]
     pub requests_per_minute: i32,
 }

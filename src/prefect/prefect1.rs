@@ -55,12 +55,49 @@ struct Response<'a> {
 struct Problem<'a> {
     #[serde(borrow, default)]
     message: Cow<'a, str>,
+    #[serde(borrow, default)]
+    extensions: Option<Extensions<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Extensions<'a> {
+    #[serde(borrow, default)]
+    code: Option<Cow<'a, str>>,
+}
+
+impl Problem<'_> {
+    /// As the real client tells it.
+    fn is_unauthenticated(&self) -> bool {
+        let code = self.extensions.as_ref().and_then(|extensions| extensions.code.as_deref());
+        code == Some("UNAUTHENTICATED")
+            || self.message.contains("UNAUTHENTICATED")
+            || self.message.contains("Malformed Authorization header")
+    }
+}
+
+/// Why there is no `data`.
+enum Refused {
+    /// Prefect says in its exact words, and says nothing else, that there is no such secret.
+    NoSecret,
+    Failed(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 #[derive(Deserialize)]
 struct AuthInfo {
     #[serde(rename = "auth_info")]
-    _auth_info: IgnoredAny,
+    _auth_info: Tenant,
+}
+
+#[derive(Deserialize)]
+struct Tenant {
+    #[serde(rename = "tenant_id")]
+    _tenant_id: String,
 }
 
 #[derive(Deserialize)]
@@ -134,9 +171,8 @@ impl Prefect1Client {
     /// As all: an [`Error`] of one of the [`ErrorKind`]s.
     pub async fn check(&self) -> Result<(), Error> {
         let doing = "check the connection";
-        let Some(data) = self.ask(doing, "query { auth_info { tenant_id } }", NOTHING).await? else {
-            return Err(self.transport.error(doing, ErrorKind::NotPrefectApi));
-        };
+        // As the real client asks it: while it knows no tenant.
+        let data = self.ask(doing, "query { auth_info { tenant_id } }", NOTHING, None).await?;
         self.parse::<AuthInfo>(doing, &data).map(|_| ())
     }
 
@@ -147,9 +183,18 @@ impl Prefect1Client {
     pub async fn secret(&self, name: &str) -> Result<Option<Zeroizing<String>>, Error> {
         let doing = "read secrets";
         let query = "query($name: String!) { secret_value(name: $name) }";
-        let Some(data) = self.ask(doing, query, &json!({ "name": name }).to_string()).await? else { return Ok(None) };
+        let variables = json!({ "name": name }).to_string();
+        let data = match self.send(doing, query, &variables, self.tenant.as_ref()).await {
+            Ok(data) => data,
+            Err(Refused::NoSecret) => return Ok(None),
+            Err(Refused::Failed(error)) => return Err(error),
+        };
         let found: SecretValue<'_> = self.parse(doing, &data)?;
-        Ok(Some(Zeroizing::new(found.secret_value.get().to_owned())))
+        match found.secret_value.get() {
+            // No value and no error: nothing to rely on.
+            "null" => Err(self.transport.error(doing, ErrorKind::Malformed)),
+            raw => Ok(Some(Zeroizing::new(raw.to_owned()))),
+        }
     }
 
     /// The raw JSON of a key-value pair; `None` where there is none of that key.
@@ -160,7 +205,7 @@ impl Prefect1Client {
         let doing = "read key-value pairs";
         // GraphQL's strings are written as JSON's.
         let query = format!("query {{ key_value(where: {{ key: {{ _eq: {} }} }}) {{ value }} }}", json!(key));
-        let Some(data) = self.ask(doing, &query, NOTHING).await? else { return Ok(None) };
+        let data = self.ask(doing, &query, NOTHING, self.tenant.as_ref()).await?;
         let found: KeyValues<'_> = self.parse(doing, &data)?;
         Ok(found.key_value.first().map(|found| Zeroizing::new(found.value.get().to_owned())))
     }
@@ -171,7 +216,7 @@ impl Prefect1Client {
     /// As all.
     pub async fn secret_names(&self) -> Result<Vec<String>, Error> {
         let doing = "list secrets";
-        let Some(data) = self.ask(doing, "query { secret_names }", NOTHING).await? else { return Ok(Vec::new()) };
+        let data = self.ask(doing, "query { secret_names }", NOTHING, self.tenant.as_ref()).await?;
         let found: SecretNames = self.parse(doing, &data)?;
         Ok(found.secret_names)
     }
@@ -182,37 +227,57 @@ impl Prefect1Client {
     /// As all.
     pub async fn keys(&self) -> Result<Vec<String>, Error> {
         let doing = "list key-value pairs";
-        let Some(data) = self.ask(doing, "query { key_value { key } }", NOTHING).await? else { return Ok(Vec::new()) };
+        let data = self.ask(doing, "query { key_value { key } }", NOTHING, self.tenant.as_ref()).await?;
         let found: Keys = self.parse(doing, &data)?;
         Ok(found.key_value.into_iter().map(|found| found.key).collect())
     }
 
-    /// The `data` of the answer, as raw JSON; `None` where Prefect says that there is no such secret.
-    async fn ask(&self, doing: &str, query: &str, variables: &str) -> Result<Option<Zeroizing<String>>, Error> {
+    /// The `data` of the answer, as raw JSON.
+    async fn ask(
+        &self,
+        doing: &str,
+        query: &str,
+        variables: &str,
+        tenant: Option<&HeaderValue>,
+    ) -> Result<Zeroizing<String>, Error> {
+        self.send(doing, query, variables, tenant).await.map_err(|refused| match refused {
+            // Words that mean nothing here.
+            Refused::NoSecret => self.transport.error(doing, ErrorKind::Malformed),
+            Refused::Failed(error) => error,
+        })
+    }
+
+    async fn send(
+        &self,
+        doing: &str,
+        query: &str,
+        variables: &str,
+        tenant: Option<&HeaderValue>,
+    ) -> Result<Zeroizing<String>, Refused> {
         let mut headers = HeaderMap::from_iter([(VERSION, CORE_VERSION)]);
-        headers.extend(self.tenant.iter().map(|tenant| (TENANT, tenant.clone())));
+        headers.extend(tenant.map(|tenant| (TENANT, tenant.clone())));
         let body = json!({ "query": query, "variables": variables });
         let answer = self.transport.post_root(self.lane, doing, headers, &body).await?;
-        let not_prefect = || self.transport.error(doing, ErrorKind::NotPrefectApi);
+        let failed = |kind| Refused::Failed(self.transport.error(doing, kind));
         // What GraphQL can't do it says with 200 or with 400.
         let is_graphql = matches!(answer.status, StatusCode::OK | StatusCode::BAD_REQUEST);
         let response: Response<'_> = match answer.json().filter(|_| is_graphql) {
             Some(response) => response,
             None => {
                 let problem = self.transport.parse::<IgnoredAny>(doing, &answer).err();
-                return Err(problem.unwrap_or_else(not_prefect));
+                return Err(problem.map_or_else(|| failed(ErrorKind::NotPrefectApi), Refused::Failed));
             }
         };
         let errors = response.errors.unwrap_or_default();
-        let says = |words: &str| errors.iter().any(|error| error.message.contains(words));
+        if errors.iter().any(Problem::is_unauthenticated) {
+            return Err(failed(ErrorKind::Unauthorized));
+        }
         match response.data {
-            _ if says(NO_SECRET) => Ok(None),
-            _ if says("UNAUTHENTICATED") || says("Malformed Authorization header") => {
-                Err(self.transport.error(doing, ErrorKind::Unauthorized))
-            }
-            Some(data) if errors.is_empty() => Ok(Some(Zeroizing::new(data.get().to_owned()))),
-            _ if errors.is_empty() => Err(not_prefect()),
-            _ => Err(self.transport.error(doing, ErrorKind::Rejected { status: 400 })),
+            Some(data) if errors.is_empty() => Ok(Zeroizing::new(data.get().to_owned())),
+            None if errors.is_empty() => Err(failed(ErrorKind::NotPrefectApi)),
+            _ if errors.iter().all(|error| error.message.contains(NO_SECRET)) => Err(Refused::NoSecret),
+            // The words may repeat what was asked.
+            _ => Err(failed(ErrorKind::Malformed)),
         }
     }
 

@@ -106,6 +106,13 @@ pub enum RemoteKey {
         /// Its name.
         name: String,
     },
+    /// A Secret block that the local secrets call otherwise.
+    LocalSecret {
+        /// The block's name.
+        name: String,
+        /// The local secret's.
+        local: String,
+    },
     /// A variable.
     Variable {
         /// Its name.
@@ -120,7 +127,7 @@ impl RemoteKey {
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Block { name, .. } | Self::Variable { name } => name,
+            Self::Block { name, .. } | Self::LocalSecret { name, .. } | Self::Variable { name } => name,
             Self::Listing(query) => query.regexp.as_deref().unwrap_or_default(),
         }
     }
@@ -130,8 +137,28 @@ impl RemoteKey {
     pub fn block_type(&self) -> Option<&str> {
         match self {
             Self::Block { block_type, .. } => Some(block_type),
+            Self::LocalSecret { .. } => Some(SECRET_BLOCK),
             Self::Variable { .. } => None,
             Self::Listing(query) => query.block_type.as_deref(),
+        }
+    }
+
+    /// What is asked of Prefect for it.
+    #[must_use]
+    pub fn in_prefect(&self) -> Self {
+        match self {
+            Self::LocalSecret { name, .. } => Self::named(Some(SECRET_BLOCK), name.clone()),
+            other => other.clone(),
+        }
+    }
+
+    /// The local secret that goes first, if there is one of that name.
+    #[must_use]
+    pub fn local_name(&self) -> Option<&str> {
+        match self {
+            Self::LocalSecret { local, .. } => Some(local),
+            Self::Block { block_type, name } if block_type == SECRET_BLOCK => Some(name),
+            _ => None,
         }
     }
 
@@ -149,6 +176,7 @@ impl fmt::Display for RemoteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Block { block_type, name } => write!(f, "{block_type} block {name:?}"),
+            Self::LocalSecret { name, local } => write!(f, "secret block {name:?} (locally {local:?})"),
             Self::Variable { name } => write!(f, "variable {name:?}"),
             Self::Listing(query) => query.fmt(f),
         }
@@ -276,7 +304,10 @@ impl From<&PrefectSecret> for Object {
             let reference = entry.remote_ref.clone();
             Entry {
                 key: entry.secret_key.clone(),
-                remote: remote(reference.variable, reference.key, reference.block_type.as_ref()),
+                remote: match (reference.local_key, reference.key) {
+                    (Some(local), Some(name)) => RemoteKey::LocalSecret { name, local },
+                    (_, key) => remote(reference.variable, key, reference.block_type.as_ref()),
+                },
                 property: Property::of(reference.property.as_ref()),
                 optional: entry.optional.unwrap_or(false),
                 default: entry.default.clone(),

@@ -168,7 +168,7 @@ pub struct Reading {
 }
 
 /// What one pass found out about a key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Read {
     /// A value.
     Found {

@@ -188,8 +188,7 @@ fn select(entry: &Entry, document: &Document) -> Result<Selected, Outcome> {
         });
     }
     // A Secret block is its `value`; every other block type is all of its fields.
-    let is_secret_block =
-        matches!(&entry.remote, RemoteKey::Block { block_type, .. } if block_type == super::object::SECRET_BLOCK);
+    let is_secret_block = entry.remote.block_type() == Some(super::object::SECRET_BLOCK);
     let (root, mut prefix) = match document.shape() {
         Shape::Block { .. } if is_secret_block => match secret_value(document.raw()) {
             Some(value) => (value, vec!["value".to_owned()]),

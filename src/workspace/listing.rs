@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::failure::failure;
+use super::prefect1::Prefect1;
 use super::reader::{Found, Pass, Reader, block_document, is_of_these_keys, variable_document};
 use crate::api::Source;
 use crate::prefect::{Client, Error, MAX_LISTED, MAX_LISTED_BYTES};
@@ -23,7 +24,7 @@ impl Reader {
         &self,
         keys: &BTreeMap<RemoteKey, Before>,
         pass: &mut Pass,
-        now: Timestamp,
+        (anything_read, now): (bool, Timestamp),
     ) -> ControlFlow<()> {
         let mut groups: BTreeMap<(Option<&str>, &[String]), Group<'_>> = BTreeMap::new();
         for key in keys.keys() {
@@ -44,10 +45,7 @@ impl Reader {
                 .collect();
             let wanted = |name: &str| asked.contains(name) || matches(name);
             if let Some(prefect1) = &self.prefect1 {
-                let listed = self.prefect1_names(prefect1, block_type, tags).await;
-                if self.list_prefect1(prefect1, &group, listed, pass, now).await.is_break() {
-                    return ControlFlow::Break(());
-                }
+                self.list_prefect1(prefect1, &group, pass, (anything_read, now)).await?;
                 continue;
             }
             let listed = match &self.client {
@@ -102,9 +100,13 @@ impl Reader {
     }
 
     /// Whether not only these keys but the server as a whole can't be read; then the pass says so.
-    async fn is_down(&self, pass: &mut Pass, now: Timestamp) -> bool {
-        let Some(client) = &self.client else { return false };
-        match client.check().await {
+    pub(super) async fn is_down(&self, pass: &mut Pass, now: Timestamp) -> bool {
+        let checked = match (&self.client, self.prefect1.as_ref().and_then(Prefect1::client)) {
+            (Some(client), _) => client.check().await,
+            (None, Some(client)) => client.check().await,
+            (None, None) => Ok(()),
+        };
+        match checked {
             Ok(()) => false,
             Err(error) => {
                 self.outage(pass, &error, now);

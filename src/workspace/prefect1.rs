@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::failure::failure;
 use super::listing::Group;
-use super::reader::{CONCURRENCY, Pass, Reader, is_of_these_keys};
+use super::reader::{CONCURRENCY, MAX_DOCUMENT, Pass, Reader, is_of_these_keys, too_large};
 use crate::api::Source;
-use crate::prefect::{Error, Prefect1Client};
+use crate::prefect::{Error, ErrorKind, Prefect1Client};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::suggest::nearest;
 use crate::sync::{Document, Failure, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
@@ -24,6 +24,9 @@ pub enum Prefect1 {
     /// Prefect Server: it keeps neither secrets nor key-value pairs.
     Server,
 }
+
+/// The most names that a listing goes through: each that matches is a request of its own.
+const MAX_LISTED: usize = 1000;
 
 /// What Prefect 1's own client says of key-value pairs.
 const NO_KEY_VALUES: &str = "KV Store operations are only supported while using Prefect Cloud as a backend";
@@ -58,36 +61,38 @@ impl Reader {
         prefect1: &Prefect1,
         keys: Vec<RemoteKey>,
         pass: &mut Pass,
-        now: Timestamp,
+        (anything_read, now): (bool, Timestamp),
     ) -> ControlFlow<()> {
         let mut askable = Vec::new();
         for key in keys {
             match (prefect1.refusal(&key), prefect1.client()) {
-                (Some(message), _) => {
-                    let reason = Reason::NotInPrefect1;
-                    let failure = Failure { reason, message, since: now, workspace_wide: false };
-                    pass.reads.insert(key, Read::Failed(failure));
-                }
+                (Some(message), _) => drop(pass.reads.insert(key, refused(message, now))),
                 (None, Some(client)) => askable.push((client.clone(), key)),
                 // Local secrets are all that there are.
-                (None, None) => {
-                    pass.reads.insert(key, Read::NotFound);
-                }
+                (None, None) => drop(pass.reads.insert(key, Read::NotFound)),
             }
         }
         let mut results = futures::stream::iter(askable)
             .map(|(client, key)| async move { (read(&client, &key).await, key) })
             .buffer_unordered(CONCURRENCY);
+        let (mut answered, mut checked) = (anything_read, false);
         while let Some((result, key)) = results.next().await {
             let read = match result {
-                Ok(Some(raw)) => found(raw),
-                Ok(None) => Read::NotFound,
-                Err(error) if is_of_these_keys(&error) => {
-                    Read::Failed(failure(&error, &self.credentials, Some(&key), now))
+                Ok(found) => {
+                    answered = true;
+                    found.map_or(Read::NotFound, |raw| self.found_prefect1(prefect1, &key, raw, now))
                 }
                 Err(error) => {
-                    self.outage(pass, &error, now);
-                    return ControlFlow::Break(());
+                    // This key, or the server as a whole?
+                    let is_first = !std::mem::replace(&mut checked, true);
+                    let is_refused = matches!(error.kind, ErrorKind::Forbidden) && !answered;
+                    if !is_of_these_keys(&error) || is_refused || (is_first && self.is_down(pass, now).await) {
+                        if pass.outage.is_none() {
+                            self.outage(pass, &error, now);
+                        }
+                        return ControlFlow::Break(());
+                    }
+                    Read::Failed(failure(&error, &self.credentials, Some(&key), now))
                 }
             };
             pass.reads.insert(key, read);
@@ -95,55 +100,86 @@ impl Reader {
         ControlFlow::Continue(())
     }
 
+    fn found_prefect1(&self, prefect1: &Prefect1, key: &RemoteKey, raw: Zeroizing<String>, now: Timestamp) -> Read {
+        let host = prefect1.client().map(|client| client.url().host_and_port()).unwrap_or_default();
+        if raw.len() > MAX_DOCUMENT {
+            return too_large(key, &host, now);
+        }
+        let document = Arc::new(Document::new(raw, Shape::Value));
+        Read::Found { document, source: Source::Api, ids: Box::default() }
+    }
+
     /// The names that a listing finds here.
-    pub(super) async fn prefect1_names(
-        &self,
-        prefect1: &Prefect1,
-        block_type: Option<&str>,
-        tags: &[String],
-    ) -> Result<Vec<String>, Error> {
-        // Key-value pairs have no tags.
+    async fn prefect1_names(&self, prefect1: &Prefect1, block_type: Option<&str>) -> Result<Vec<String>, Error> {
         match (prefect1.client(), block_type) {
-            (Some(client), Some(SECRET_BLOCK)) => client.secret_names().await,
-            (Some(client), None) if tags.is_empty() => client.keys().await,
-            _ => Ok(Vec::new()),
+            (Some(client), Some(_)) => client.secret_names().await,
+            (Some(client), None) => client.keys().await,
+            // What is local is added by the caller.
+            (None, _) => Ok(Vec::new()),
         }
     }
 
-    /// Takes in what a listing here has found: its names become keys that are read one by one, the local ones too.
+    /// Reads a group of listings: the names found become keys that are read one by one, the local ones too.
     pub(super) async fn list_prefect1(
         &self,
         prefect1: &Prefect1,
         group: &Group<'_>,
-        listed: Result<Vec<String>, Error>,
         pass: &mut Pass,
-        now: Timestamp,
+        (anything_read, now): (bool, Timestamp),
     ) -> ControlFlow<()> {
-        let Some((_, query, _)) = group.first() else { return ControlFlow::Continue(()) };
+        let Some((first, query, _)) = group.first() else { return ControlFlow::Continue(()) };
         let block_type = query.block_type.as_deref();
-        let mut names = match listed {
-            Ok(names) => names,
+        let no_tags = || format!("{first}: the key-value pairs of Prefect 1 have no tags; use find.name.regexp");
+        let refusal = if query.tags.is_empty() { prefect1.refusal(first) } else { Some(no_tags()) };
+        let fail = |pass: &mut Pass, read: &dyn Fn(&RemoteKey) -> Read| {
+            for (key, ..) in group {
+                pass.reads.insert((*key).clone(), read(key));
+            }
+            ControlFlow::Continue(())
+        };
+        if let Some(message) = refusal {
+            return fail(pass, &|_| refused(message.clone(), now));
+        }
+        let mut names = match self.prefect1_names(prefect1, block_type).await {
+            Ok(names) if names.len() < MAX_LISTED => names,
+            Ok(_) => {
+                let too_many = |query: &RemoteKey| {
+                    format!(
+                        "there are {MAX_LISTED} names or more to look through for {query}; name them one by one in spec.data"
+                    )
+                };
+                return fail(pass, &|key| rejected(too_many(key), now));
+            }
+            Err(error) if is_of_these_keys(&error) && !self.is_down(pass, now).await => {
+                return fail(pass, &|key| Read::Failed(failure(&error, &self.credentials, Some(key), now)));
+            }
             Err(error) => {
-                self.outage(pass, &error, now);
+                if pass.outage.is_none() {
+                    self.outage(pass, &error, now);
+                }
                 return ControlFlow::Break(());
             }
         };
         let local = self.local.iter().flat_map(|local| local.names()).filter(|_| block_type == Some(SECRET_BLOCK));
         names.extend(local.map(str::to_owned));
-        let mut wanted = BTreeSet::new();
-        for (key, _, matcher) in group {
-            let matching: BTreeSet<String> = names.iter().filter(|name| matcher.matches(name)).cloned().collect();
-            wanted.extend(matching.iter().map(|name| RemoteKey::named(block_type, name.clone())));
-            pass.reads.insert((*key).clone(), Read::Listed(matching));
-        }
+        let wanted = names.iter().filter(|name| group.iter().any(|(_, _, matcher)| matcher.matches(name)));
+        let wanted: BTreeSet<RemoteKey> = wanted.map(|name| RemoteKey::named(block_type, name.clone())).collect();
         let mut remote = Vec::new();
-        for key in wanted {
-            match self.local_read(&key) {
-                Some(read) => drop(pass.reads.insert(key, read)),
-                None => remote.push(key),
+        for key in &wanted {
+            match self.local_read(key) {
+                Some(read) => drop(pass.reads.insert(key.clone(), read)),
+                None => remote.push(key.clone()),
             }
         }
-        self.read_prefect1(prefect1, remote, pass, now).await
+        self.read_prefect1(prefect1, remote, pass, (anything_read, now)).await?;
+        // One that went in between is not there.
+        let is_there = |key: &&RemoteKey| !matches!(pass.reads.get(*key), Some(Read::NotFound) | None);
+        let there: Vec<String> = wanted.iter().filter(is_there).map(|key| key.name().to_owned()).collect();
+        for (key, _, matcher) in group {
+            let matching = there.iter().filter(|name| matcher.matches(name)).cloned().collect();
+            pass.reads.insert((*key).clone(), Read::Listed(matching));
+        }
+        ControlFlow::Continue(())
     }
 
     /// What may have been meant by keys that Prefect 1 does not have.
@@ -178,13 +214,16 @@ impl Reader {
 
 async fn read(client: &Prefect1Client, key: &RemoteKey) -> Result<Option<Zeroizing<String>>, Error> {
     match key {
-        RemoteKey::Block { name, .. } => client.secret(name).await,
+        RemoteKey::Block { name, .. } | RemoteKey::LocalSecret { name, .. } => client.secret(name).await,
         RemoteKey::Variable { name } => client.key_value(name).await,
         RemoteKey::Listing(_) => Ok(None),
     }
 }
 
-fn found(raw: Zeroizing<String>) -> Read {
-    let document = Arc::new(Document::new(raw, Shape::Value));
-    Read::Found { document, source: Source::Api, ids: Box::default() }
+fn refused(message: String, now: Timestamp) -> Read {
+    Read::Failed(Failure { reason: Reason::NotInPrefect1, message, since: now, workspace_wide: false })
+}
+
+fn rejected(message: String, now: Timestamp) -> Read {
+    Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
 }

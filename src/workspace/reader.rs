@@ -18,7 +18,7 @@ use crate::sync::{Document, Failure, Missing, Read, Reason, RemoteKey, Shape, Ti
 
 /// The largest block or variable that is kept, in bytes of JSON: twice what a Secret takes, since `property` may pick
 /// a part. A block may hold 5 MB, and readings stay in memory.
-const MAX_DOCUMENT: usize = 2 * 1024 * 1024;
+pub(super) const MAX_DOCUMENT: usize = 2 * 1024 * 1024;
 /// Requests of one pass under way at once.
 pub(super) const CONCURRENCY: usize = 4;
 /// The most batches that one pass halves to find keys that spoil them.
@@ -50,6 +50,12 @@ pub struct Reader {
     pub local: Option<Arc<LocalSecrets>>,
     /// What is presented to the API, for messages.
     pub credentials: Credentials,
+}
+
+/// That a document is too large to keep.
+pub(super) fn too_large(key: &RemoteKey, host: &str, now: Timestamp) -> Read {
+    let message = format!("{key} of Prefect at {host} is larger than {} MiB; make it smaller", MAX_DOCUMENT >> 20);
+    Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
 }
 
 /// A document, and Prefect's ids of it and of what is inlined into it.
@@ -123,9 +129,35 @@ impl Reader {
 
     /// Reads `keys`, each with what is known of it. `anything_read` says whether the workspace has read anything yet.
     pub async fn read(&self, keys: &BTreeMap<RemoteKey, Before>, anything_read: bool, now: Timestamp) -> Pass {
+        let aliases: Vec<&RemoteKey> = keys.keys().filter(|key| matches!(key, RemoteKey::LocalSecret { .. })).collect();
+        if aliases.is_empty() {
+            return self.read_plain(keys, anything_read, now).await;
+        }
+        // What is not local is the block of another key's name, which is read once.
+        let (local, remote): (Vec<&RemoteKey>, Vec<&RemoteKey>) =
+            aliases.into_iter().partition(|key| self.local_value(key).is_some());
+        let is_plain = |key: &RemoteKey| !matches!(key, RemoteKey::LocalSecret { .. });
+        let mut plain: BTreeMap<RemoteKey, Before> =
+            keys.iter().filter(|(key, _)| is_plain(key)).map(|(key, before)| (key.clone(), *before)).collect();
+        for key in &remote {
+            plain.entry(key.in_prefect()).or_insert(keys[*key]);
+        }
+        let mut pass = self.read_plain(&plain, anything_read, now).await;
+        for key in remote {
+            if let Some(read) = pass.reads.get(&key.in_prefect()).cloned() {
+                pass.reads.insert(key.clone(), read);
+            }
+        }
+        pass.reads.extend(local.into_iter().filter_map(|key| Some((key.clone(), self.local_read(key)?))));
+        // What only an alias asked for is nobody's own.
+        pass.reads.retain(|key, _| keys.contains_key(key) || !plain.contains_key(key));
+        pass
+    }
+
+    async fn read_plain(&self, keys: &BTreeMap<RemoteKey, Before>, anything_read: bool, now: Timestamp) -> Pass {
         let mut pass = Pass { reads: BTreeMap::new(), outage: None, retry_after: None };
         let mut remote: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
-        if self.read_listings(keys, &mut pass, now).await.is_break() {
+        if self.read_listings(keys, &mut pass, (anything_read, now)).await.is_break() {
             return pass;
         }
         let mut of_prefect1 = Vec::new();
@@ -142,7 +174,7 @@ impl Reader {
             }
         }
         if let Some(prefect1) = &self.prefect1 {
-            let _ = self.read_prefect1(prefect1, of_prefect1, &mut pass, now).await;
+            let _ = self.read_prefect1(prefect1, of_prefect1, &mut pass, (anything_read, now)).await;
             return pass;
         }
         let Some(client) = &self.client else { return pass };
@@ -250,9 +282,7 @@ impl Reader {
         if document.raw().len() <= MAX_DOCUMENT {
             return Read::Found { document: Arc::new(document), source: Source::Api, ids };
         }
-        let host = client.url().host_and_port();
-        let message = format!("{key} of Prefect at {host} is larger than {} MiB; make it smaller", MAX_DOCUMENT >> 20);
-        Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
+        too_large(key, &client.url().host_and_port(), now)
     }
 
     pub(super) fn outage(&self, pass: &mut Pass, error: &Error, now: Timestamp) {
@@ -269,10 +299,7 @@ impl Reader {
 
     /// Only Secret blocks have a local counterpart, as in Prefect 1.
     fn local_value(&self, key: &RemoteKey) -> Option<&str> {
-        match key {
-            RemoteKey::Block { block_type, name } if block_type == SECRET_BLOCK => self.local.as_ref()?.get(name),
-            _ => None,
-        }
+        self.local.as_ref()?.get(key.local_name()?)
     }
 
     async fn list(&self, client: &Client, batch: &Batch) -> Result<Vec<(RemoteKey, Found)>, Error> {
@@ -303,7 +330,7 @@ impl Reader {
                 found.map(|block| block_document(block, &Arc::new(Shape::Value)))
             }
             RemoteKey::Variable { name } => client.variable(name).await?.map(variable_document),
-            RemoteKey::Listing(_) => None,
+            RemoteKey::LocalSecret { .. } | RemoteKey::Listing(_) => None,
         })
     }
 
@@ -314,10 +341,7 @@ impl Reader {
             return self.explain_prefect1(prefect1, keys).await;
         }
         let mut lists = Lists::default();
-        let blocks = keys.iter().filter_map(|key| match key {
-            RemoteKey::Block { block_type, name } if block_type == SECRET_BLOCK => Some(name.as_str()),
-            _ => None,
-        });
+        let blocks = keys.iter().filter(|key| key.block_type() == Some(SECRET_BLOCK)).map(RemoteKey::name);
         let blocks: Vec<&str> = blocks.collect();
         if let Some(client) = self.client.as_ref().filter(|_| !blocks.is_empty()) {
             let namesakes = client.variables(&blocks).await.unwrap_or_default();
@@ -325,7 +349,7 @@ impl Reader {
         }
         let mut explained = BTreeMap::new();
         for key in keys {
-            let missing = match (&self.client, key) {
+            let missing = match (&self.client, &key.in_prefect()) {
                 (None, key) => {
                     let names = self.local.iter().flat_map(|local| local.names());
                     Missing::Local { near: nearest(key.name(), names) }
@@ -337,7 +361,7 @@ impl Reader {
                 (Some(client), RemoteKey::Block { block_type, name }) => {
                     lists.explain_block(client, block_type, name).await
                 }
-                (Some(_), RemoteKey::Listing(_)) => continue,
+                (Some(_), RemoteKey::LocalSecret { .. } | RemoteKey::Listing(_)) => continue,
             };
             explained.insert(key.clone(), missing);
         }

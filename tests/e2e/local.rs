@@ -34,6 +34,34 @@ async fn sources(world: &World, name: &str) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
+async fn a_local_name_that_no_block_can_have_goes_first_and_the_block_stands_in() {
+    let world = World::new("localkey").await;
+    let (both, remote) = (world.name("both"), world.name("remote"));
+    prefect().await.set_secret(&both, json!("from prefect")).await;
+    prefect().await.set_secret(&remote, json!("remote")).await;
+    config(&world, "[context.secrets]\nMYSECRET = \"local\"\n").await;
+    let spec = json!({"api": {"url": prefect().await.url()}, "local": local(), "refreshInterval": "1s"});
+    world.workspace_spec("default", &spec.to_string()).await;
+    let reading =
+        |key: &str, name: &str, local: &str| json!({"secretKey": key, "remoteRef": {"key": name, "localKey": local}});
+    let data = json!([
+        reading("BOTH", &both, "MYSECRET"),
+        reading("REMOTE", &remote, "NOT_THERE"),
+        // The same block under its own name, which has no local counterpart.
+        entry("PLAIN", &both),
+    ]);
+    world.apply(&psec("etl", json!({"data": data}))).await;
+    world.eventually_secret("etl", &[("BOTH", "local"), ("PLAIN", "from prefect"), ("REMOTE", "remote")]).await;
+    assert_eq!(sources(&world, "etl").await["BOTH"], "Local");
+    assert_eq!(sources(&world, "etl").await["REMOTE"], "Api");
+    prefect().await.set_secret(&remote, json!("changed")).await;
+    world.eventually_secret("etl", &[("BOTH", "local"), ("PLAIN", "from prefect"), ("REMOTE", "changed")]).await;
+    world.apply(&psec("none", json!({"data": [reading("A", "no-such-block", "NOT_THERE")]}))).await;
+    let message = world.eventually_message("PrefectSecret", "none", "KeyNotFound").await;
+    assert!(message.starts_with("no secret block \"no-such-block\" in workspace default;"), "{message}");
+}
+
+#[tokio::test]
 async fn a_workspace_with_local_alone_needs_no_prefect() {
     let world = World::new("alone").await;
     config(&world, "[context.secrets]\nPASSWORD = \"hunter2\"\nRATE = 1.50\n[context.secrets.db]\nuser = \"u\"\n")

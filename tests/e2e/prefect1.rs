@@ -2,10 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{World, object, psec};
-use crate::support::Prefect1Server;
+use kube::api::{Patch, PatchParams};
+
+use crate::fixture::{SOON, World, object, psec};
 use crate::support::prefect1_server::TENANT;
 use crate::support::python::prefect1;
+use crate::support::{Prefect1Server, eventually};
 
 const KEY: &str = "pcu_canary-key";
 
@@ -116,6 +118,7 @@ async fn prefect_1_is_followed_found_and_survived() {
     // Out of reach nothing goes; back, it follows, and what is deleted goes.
     server.fail(Some(503));
     world.eventually_reason("PrefectWorkspace", "default", "PrefectUnreachable").await;
+    assert_eq!(world.secret_data("found").await.unwrap().len(), 2);
     server.fail(None);
     server.delete_secret("ETL_B");
     world.eventually_secret("found", &[("ETL_A", "a-2")]).await;
@@ -135,6 +138,82 @@ async fn prefect_1_is_followed_found_and_survived() {
     server.fail(Some(401));
     let message = world.eventually_message("PrefectWorkspace", "default", "CredentialsRefused").await;
     assert!(message.contains("answered 401 to Secret") && message.contains("prefect1-key"), "{message}");
+    assert!(!world.log().contains("canary"));
+}
+
+#[tokio::test]
+async fn whatever_prefect_1_answers_nothing_is_lost_and_one_bad_key_harms_no_other() {
+    let server = Prefect1Server::start(KEY).await;
+    for name in ["A", "B"] {
+        server.set_secret(name, json!(format!("canary-{name}")));
+    }
+    server.set_key_value("pair", json!("canary-pair"));
+    let world = World::new("one-faults").await;
+    workspace(&world, &server.url(), json!({"tenantId": TENANT})).await;
+    let entry = |name: &str| json!({"data": [{"secretKey": name, "remoteRef": {"key": name}}]});
+    world.apply(&psec("a", entry("A"))).await;
+    world.apply(&psec("b", entry("B"))).await;
+    world.apply(&psec("all", json!({"dataFrom": [{"find": {"name": {"regexp": "^[AB]$"}}}]}))).await;
+    let both = [("A", "canary-A"), ("B", "canary-B")];
+    let intact = async || {
+        assert_eq!(world.secret_data("a").await.unwrap()["A"], "canary-A");
+        assert_eq!(world.secret_data("b").await.unwrap()["B"], "canary-B");
+        world.eventually_secret("all", &both).await;
+    };
+    for name in ["a", "b", "all"] {
+        world.eventually_reason("PrefectSecret", name, "Synced").await;
+    }
+    let errors =
+        |code: &str| json!({"errors": [{"message": "canary: it failed", "extensions": {"code": code}}], "data": null});
+    // One key's own trouble, in each of its shapes.
+    for (status, body) in
+        [(200, errors("X")), (400, errors("X")), (403, json!({})), (200, json!({"data": {"secret_value": null}}))]
+    {
+        server.fail_where(Some(("\"A\"", status, body.clone())));
+        eventually(&format!("{status} {body} to be said of A alone"), SOON, async || {
+            let (a, b) =
+                (world.ready("PrefectSecret", "a").await.unwrap(), world.ready("PrefectSecret", "b").await.unwrap());
+            if a.status == "False" && b.status == "True" { Ok(()) } else { Err(format!("{a:?} {b:?}")) }
+        })
+        .await;
+        intact().await;
+        server.fail_where(None);
+        world.eventually_reason("PrefectSecret", "a", "Synced").await;
+    }
+    // A list that is refused, or says what only a secret can, is no list without anything.
+    for body in [errors("X"), json!({"errors": [{"message": "No value found for the requested key"}]})] {
+        server.fail_where(Some(("secret_names", 200, body)));
+        eventually("the listing to fail", SOON, async || match world.ready("PrefectSecret", "all").await {
+            Some(ready) if ready.status == "False" && ready.reason != "NothingFound" => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        intact().await;
+        assert_eq!(world.ready("PrefectSecret", "b").await.unwrap().status, "True");
+        server.fail_where(None);
+        world.eventually_reason("PrefectSecret", "all", "Synced").await;
+    }
+    // A key that is not valid any more, said with 200; and a server that answers nothing but errors.
+    for (part, body, reason) in
+        [("{", errors("UNAUTHENTICATED"), "CredentialsRefused"), ("{", errors("X"), "PrefectRejected")]
+    {
+        server.fail_where(Some((part, 200, body)));
+        world.eventually_reason("PrefectWorkspace", "default", reason).await;
+        intact().await;
+        server.fail_where(None);
+        // Refused credentials are tried again after a minute only; others are a new state at once.
+        let patch = json!({"metadata": {"labels": {"round": reason.to_lowercase()}}});
+        world.api("Secret").patch("prefect1-key", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    }
+    // What can't be listed there fails, and finds nothing less.
+    let tags = json!({"dataFrom": [{"find": {"tags": ["x"]}}]});
+    world.apply(&object("PrefectKV", "tags", tags)).await;
+    let message = world.eventually_message("PrefectKV", "tags", "NotInPrefect1").await;
+    assert!(message.contains("have no tags; use find.name.regexp"), "{message}");
+    for (kind, name) in [("PrefectSecret", "a"), ("PrefectSecret", "all"), ("PrefectWorkspace", "default")] {
+        assert!(!world.get(kind, name).await["status"].to_string().contains("canary"), "{kind} {name}");
+    }
     assert!(!world.log().contains("canary"));
 }
 

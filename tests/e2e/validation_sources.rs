@@ -134,6 +134,15 @@ pub fn bad_sources() -> Vec<Case> {
             ),
         ),
         (
+            secret(&[
+                json!({"secretKey": "A", "remoteRef": {"key": "a", "blockType": "aws-credentials", "localKey": "A"}}),
+            ]),
+            invalid(
+                "spec.data[0].remoteRef",
+                "remoteRef.localKey goes with remoteRef.key of a Secret block: only those have local counterparts",
+            ),
+        ),
+        (
             secret(&[json!({"secretKey": "A", "remoteRef": {"key": "a"}, "decoding": "Hex"})]),
             shape(r#"spec.data[0].decoding: Unsupported value: "Hex": supported values: "None", "Base64""#),
         ),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ struct State {
     key: String,
     /// Answers everything with this status.
     failing: Option<u16>,
+    /// Answers what contains the text with this status and body.
+    failing_query: Option<(String, u16, Value)>,
 }
 
 /// A running server; it ends with the async runtime that started it.
@@ -37,8 +39,9 @@ impl Prefect1Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let served = state.clone();
-        let app = axum::Router::new().fallback(move |headers: HeaderMap, body: Bytes| {
+        let app = axum::Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let state = served.clone();
+            assert_eq!((method.as_str(), uri.path()), ("POST", "/"), "all requests go to the address itself");
             async move { answer(&mut lock(&state), &headers, &body) }
         });
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -68,6 +71,12 @@ impl Prefect1Server {
     /// Answers everything with this status from now on; `None` for normally.
     pub fn fail(&self, status: Option<u16>) {
         lock(&self.state).failing = status;
+    }
+
+    /// Answers questions and variables that contain `part` so from now on; `None` for normally.
+    pub fn fail_where(&self, failing: Option<(&str, u16, Value)>) {
+        let failing = failing.map(|(part, status, body)| (part.to_owned(), status, body));
+        lock(&self.state).failing_query = failing;
     }
 
     /// What was asked: the query without white space, and the tenant that it was asked for.
@@ -102,6 +111,16 @@ fn answer(state: &mut State, headers: &HeaderMap, body: &[u8]) -> Response {
     let variables: Value = serde_json::from_str(request["variables"].as_str().expect("a text")).expect("JSON in it");
     state.requests.push(format!("{query} {}", header("x-prefect-tenant-id")));
     assert_eq!(header("x-prefect-core-version"), "1.4.1");
+    let tenant = header("x-prefect-tenant-id");
+    if !tenant.is_empty() && tenant != TENANT {
+        return (StatusCode::FORBIDDEN, axum::Json(json!({"errors": [{"message": "canary: another tenant"}]})))
+            .into_response();
+    }
+    if let Some((part, status, body)) = &state.failing_query
+        && (query.contains(part) || variables.to_string().contains(part))
+    {
+        return (StatusCode::from_u16(*status).expect("a status"), axum::Json(body.clone())).into_response();
+    }
     match data(state, &query, &variables) {
         Ok(data) => axum::Json(json!({ "data": data })).into_response(),
         Err((status, message)) => {
