@@ -35,6 +35,8 @@ pub async fn control_plane() -> &'static ControlPlane {
         control_plane.kubectl_ok(&["apply", "-f", &path("crds")]);
         control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/00-namespace.yaml")]);
         control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/10-rbac.yaml")]);
+        // All tests run under it, so that it stands in the way of nothing.
+        control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/12-admission-policy.yaml")]);
         control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
         control_plane
     })

@@ -6,12 +6,13 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SelfSubjectRulesReview,
     SelfSubjectRulesReviewSpec,
 };
+use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::fixture::{World, control_plane, prefect};
-use crate::support::{Mode, Proxy};
+use crate::fixture::{SOON, World, control_plane, prefect};
+use crate::support::{Mode, Proxy, eventually};
 
 /// Verbs, group, resource (with its subresource), and whether the operator may.
 const TABLE: &[(&str, &str, &str, bool)] = &[
@@ -105,6 +106,66 @@ async fn the_roles_of_deploy_allow_what_the_operator_needs_and_nothing_that_lead
         })
         .collect();
     assert_eq!(granted, table);
+}
+
+#[tokio::test]
+async fn the_admission_policy_binds_the_operators_own_account() {
+    let control_plane = control_plane().await;
+    let namespace = control_plane.namespace("policy").await;
+    let admin = control_plane.admin().await;
+    let operator = control_plane.client_for_service_account("prefect-sync", "prefect-sync").await;
+    let (theirs, ours): (Api<Secret>, Api<Secret>) =
+        (Api::namespaced(admin, &namespace), Api::namespaced(operator, &namespace));
+    let secret = |name: &str, labels: Value, annotations: Value, secret_type: &str| -> Secret {
+        let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+        serde_json::from_value(json!({"metadata": metadata, "type": secret_type})).unwrap()
+    };
+    let label = json!({"prefect-sync.dev/owned-by": "PrefectSecret"});
+    let owner = json!({"prefect-sync.dev/owner": "PrefectSecret/x"});
+    let own = |more: Value| {
+        let mut annotations = owner.clone();
+        annotations.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        annotations
+    };
+    let parameters = PostParams::default();
+    let refused = |result: Result<Secret, kube::Error>, words: &str| match result {
+        Err(kube::Error::Api(status)) => assert!(status.message.contains(words), "{}", status.message),
+        other => panic!("not refused for {words:?}: {other:?}"),
+    };
+    // The policy takes a moment to be in force.
+    eventually("the policy", SOON, async || {
+        match ours
+            .create(&PostParams { dry_run: true, ..parameters.clone() }, &secret("x", json!({}), json!({}), "Opaque"))
+            .await
+        {
+            Err(kube::Error::Api(status)) if status.message.contains("creates its own targets only") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let token = own(json!({"kubernetes.io/service-account.name": "default"}));
+    let token = secret("token", label.clone(), token, "kubernetes.io/service-account-token");
+    refused(ours.create(&parameters, &token).await, "gives power over the cluster");
+    let bootstrap = secret("bootstrap", label.clone(), owner.clone(), "bootstrap.kubernetes.io/token");
+    refused(ours.create(&parameters, &bootstrap).await, "gives power over the cluster");
+    let steers = own(json!({"control-plane.alpha.kubernetes.io/leader": "x"}));
+    refused(ours.create(&parameters, &secret("steers", label.clone(), steers, "Opaque")).await, "steer controllers");
+    ours.create(&parameters, &secret("mine", label.clone(), owner.clone(), "Opaque")).await.unwrap();
+    // What is others' stays theirs, but where it accepts us.
+    theirs.create(&parameters, &secret("foreign", json!({}), json!({}), "Opaque")).await.unwrap();
+    let accepts = json!({"prefect-sync.dev/accepts": "PrefectSecret/x"});
+    theirs.create(&parameters, &secret("accepting", json!({}), accepts, "Opaque")).await.unwrap();
+    let data = Patch::Merge(json!({"stringData": {"A": "1"}}));
+    let patch = PatchParams::default();
+    refused(ours.patch("foreign", &patch, &data).await, "changes only its own targets");
+    ours.patch("accepting", &patch, &data).await.unwrap();
+    ours.patch("mine", &patch, &data).await.unwrap();
+    for (name, may) in [("foreign", false), ("accepting", false), ("mine", true)] {
+        let deleted = ours.delete(name, &DeleteParams::default()).await;
+        assert_eq!(deleted.is_ok(), may, "deleting {name}: {deleted:?}");
+    }
+    // Nobody else is bound.
+    theirs.delete("foreign", &DeleteParams::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -94,6 +94,10 @@ FIELDS:
     The block's name. For Secret blocks the workspace's local secrets are asked
     first.
 
+  localKey	<string>
+    What the secret is called in the workspace's local secrets, where that
+    differs from the block's name: MYSECRET is no name of a block. Default: key.
+
   property	<string>
     A path into the value, such as `aws_secret_access_key`, `a.b[0].c` or
     `a[\"b.c\"]`. It also looks inside a string that holds JSON. Without it: a
