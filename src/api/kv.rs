@@ -132,7 +132,7 @@ pub struct ConfigMapTarget {
     /// How the entries are laid out. Default: plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ConfigMapFormat>,
-    /// Its labels and annotations.
+    /// Its labels and annotations, and templates of its data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<ConfigMapTemplate>,
 }

@@ -153,7 +153,7 @@ pub struct SecretTarget {
     /// How the entries are laid out. Default: plain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<SecretFormat>,
-    /// Its type, labels and annotations.
+    /// Its type, labels and annotations, and templates of its data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<SecretTemplate>,
 }
