@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::prefect1::{self, Place};
 use super::target::Data;
-use super::value::{Content, Form};
+use super::value::{Content, Form, quoted};
 use super::{Object, Reason};
 use crate::api::{self, ConfigMapFormat, SecretFormat};
 
@@ -122,11 +122,8 @@ pub fn known_keys(object: &Object) -> Option<Vec<&str>> {
 /// A value as a target holds it that holds entries by themselves.
 #[must_use]
 pub fn as_held(object: &Object, content: &Content) -> Option<Zeroizing<Vec<u8>>> {
-    match (&object.format, content.form) {
-        (Format::Prefect1Context, form) if form != Form::Kept => {
-            let text = prefect1::encode(content, Place::Environment).ok()?;
-            Some(Zeroizing::new(text.as_bytes().to_vec()))
-        }
+    match &object.format {
+        Format::Prefect1Context => in_environment(content).ok(),
         _ => Some(content.bytes.clone()),
     }
 }
@@ -162,10 +159,6 @@ pub fn lay_out(object: &Object, entries: Contents) -> Result<Data, (Reason, Stri
 /// The entry as text.
 fn text<'a>(key: &str, content: &'a Content) -> Result<&'a str, String> {
     std::str::from_utf8(&content.bytes).map_err(|_| format!("entry {key:?} is binary, and this format is text"))
-}
-
-fn quoted(text: &str) -> Zeroizing<String> {
-    Zeroizing::new(serde_json::Value::from(text).to_string())
 }
 
 /// One object: text as strings, all else as the JSON that it is.
@@ -253,16 +246,18 @@ fn docker_config(entries: &Contents) -> Result<Zeroizing<String>, String> {
 fn prefect1_context(entries: Contents) -> Result<Data, String> {
     let encoded = entries.into_iter().map(|(key, content)| {
         prefect1::check_name(&key, Place::Environment)?;
-        let encoded = match content.form {
-            Form::Kept => content.bytes,
-            _ => {
-                let text = prefect1::encode(&content, Place::Environment);
-                Zeroizing::new(text.map_err(|why| format!("entry {key:?}: {why}"))?.as_bytes().to_vec())
-            }
-        };
+        let encoded = in_environment(&content).map_err(|why| format!("entry {key:?}: {why}"))?;
         Ok((key, encoded))
     });
     encoded.collect()
+}
+
+/// A value as Prefect 1 takes it from the environment; one that is kept was written for it before.
+fn in_environment(content: &Content) -> Result<Zeroizing<Vec<u8>>, String> {
+    Ok(match content.form {
+        Form::Kept => content.bytes.clone(),
+        _ => Zeroizing::new(prefect1::encode(content, Place::Environment)?.as_bytes().to_vec()),
+    })
 }
 
 fn prefect1_config_toml(entries: &Contents) -> Result<Zeroizing<String>, String> {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use zeroize::Zeroizing;
 
-use super::value::{Content, Form};
+use super::value::{Content, Form, quoted};
 
 /// What Prefect 1 puts before a secret's name in the environment.
 pub const PREFIX: &str = "PREFECT__CONTEXT__SECRETS__";
@@ -100,10 +100,6 @@ pub fn encode(content: &Content, place: Place) -> Result<Zeroizing<String>, Stri
         Place::Environment => quoted(&quoted(&json)),
         Place::ConfigToml => quoted(&json),
     })
-}
-
-fn quoted(text: &str) -> Zeroizing<String> {
-    Zeroizing::new(serde_json::Value::from(text).to_string())
 }
 
 /// JSON without what Prefect 1 would expand. Outside strings JSON has neither of these characters.

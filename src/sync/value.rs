@@ -39,6 +39,12 @@ impl std::fmt::Debug for Content {
     }
 }
 
+/// A text as a JSON string.
+#[must_use]
+pub fn quoted(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(serde_json::Value::from(text).to_string())
+}
+
 /// The value's bytes: a string byte for byte, anything else as the JSON that was served.
 ///
 /// `None` when the text is a string that is no valid Unicode (a lone surrogate escape).

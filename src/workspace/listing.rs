@@ -7,12 +7,11 @@ use std::sync::Arc;
 use super::failure::failure;
 use super::prefect1::Prefect1;
 use super::reader::{Found, Pass, Reader, block_document, is_of_these_keys, variable_document};
-use crate::api::Source;
 use crate::prefect::{Client, Error, MAX_LISTED, MAX_LISTED_BYTES};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::query::{Matcher, Query};
 use crate::sync::reading::Before;
-use crate::sync::{Document, Failure, Read, Reason, RemoteKey, Shape, Timestamp};
+use crate::sync::{Failure, Read, Reason, RemoteKey, Shape, Timestamp};
 
 /// Queries that one listing answers: of one block type, or of variables with the same tags.
 pub(super) type Group<'a> = Vec<(&'a RemoteKey, &'a Query, Matcher)>;
@@ -85,11 +84,12 @@ impl Reader {
                 names.insert(name);
             }
             // What is local comes first, here too.
-            for (name, text) in self.local_secrets(block_type).filter(|(name, _)| wanted(name)) {
-                let document = Arc::new(Document::new(zeroize::Zeroizing::new(text.to_owned()), Shape::Value));
-                let read = Read::Found { document, source: Source::Local, ids: Box::default() };
-                pass.reads.insert(RemoteKey::named(block_type, name.to_owned()), read);
-                names.insert(name.to_owned());
+            for name in self.local_names(block_type).filter(|name| wanted(name)) {
+                let key = RemoteKey::named(block_type, name.to_owned());
+                if let Some(read) = self.local_read(&key) {
+                    pass.reads.insert(key, read);
+                    names.insert(name.to_owned());
+                }
             }
             for (key, _, matcher) in &group {
                 let matching = names.iter().filter(|name| matcher.matches(name)).cloned().collect();
@@ -115,9 +115,8 @@ impl Reader {
         }
     }
 
-    fn local_secrets(&self, block_type: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
-        let local = self.local.as_ref().filter(|_| block_type == Some(SECRET_BLOCK));
-        local.into_iter().flat_map(|local| local.names().filter_map(|name| Some((name, local.get(name)?))))
+    fn local_names(&self, block_type: Option<&str>) -> impl Iterator<Item = &str> {
+        self.local.iter().filter(move |_| block_type == Some(SECRET_BLOCK)).flat_map(|local| local.names())
     }
 }
 
