@@ -52,6 +52,7 @@ async fn a_local_name_that_no_block_can_have_goes_first_and_the_block_stands_in(
     ]);
     world.apply(&psec("etl", json!({"data": data}))).await;
     world.eventually_secret("etl", &[("BOTH", "local"), ("PLAIN", "from prefect"), ("REMOTE", "remote")]).await;
+    world.eventually_reason("PrefectSecret", "etl", "Synced").await;
     assert_eq!(sources(&world, "etl").await["BOTH"], "Local");
     assert_eq!(sources(&world, "etl").await["REMOTE"], "Api");
     prefect().await.set_secret(&remote, json!("changed")).await;
