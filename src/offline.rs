@@ -9,26 +9,32 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use anyhow::{Context as _, bail, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::ResourceExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::api::{CreationPolicy, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
+use crate::api::{ClusterPrefectWorkspace, CreationPolicy, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
 use crate::controllers::Options;
-use crate::controllers::credentials::{Named, gather};
+use crate::controllers::credentials::{Named, gather, gather_over};
 use crate::controllers::errors::Error;
-use crate::controllers::kind::SyncKind as _;
+use crate::controllers::kind::{SyncKind as _, WorkspaceResource as _, place};
 use crate::prefect::{ApiUrl, Auth, Budget, Client, Connection, LocalSecrets, discover};
+use crate::sync::access::{Labels, Tenant, Tenants};
 use crate::sync::interest::Interest;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::{NOT_WRITTEN, Observed, WorkspaceView, plan, whole_seconds};
 use crate::sync::snapshot::{Numbers, Snapshot, Times};
-use crate::sync::{Failure, Manifest, Object, Plan, TargetAction, Timestamp, conditions};
+use crate::sync::{
+    Access, Dependent, Failure, Manifest, Object, Plan, Reading, RemoteKey, TargetAction, Timestamp, conditions,
+};
 use crate::workspace::failure::Credentials;
 use crate::workspace::reader::Pass;
 use crate::workspace::{Reader, Setup};
+
+/// The label that every namespace has of itself.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// One object and what it would become.
 pub struct Outcome {
@@ -45,6 +51,7 @@ pub struct Outcome {
 pub async fn outcomes(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Outcome>> {
     let files = Files::read(paths)?;
     ensure!(!files.objects.is_empty(), "no PrefectSecret and no PrefectKV in the files given with -f");
+    let mut tenants = files.tenants();
     let mut by_workspace: BTreeMap<&WorkspaceKey, Vec<&Object>> = BTreeMap::new();
     // One that is wrong in itself needs no workspace to say so.
     for object in files.objects.iter().filter(|object| object.validate().is_ok()) {
@@ -53,9 +60,9 @@ pub async fn outcomes(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Outcome>
     let now = whole_seconds(Timestamp::now());
     let mut readings = BTreeMap::new();
     for (key, objects) in by_workspace {
-        readings.insert(key.clone(), files.read_workspace(key, &objects, now).await?);
+        readings.insert(key.clone(), files.read_workspace(key, &objects, &mut tenants, now).await?);
     }
-    let nothing = Readings { outage: None, snapshot: Snapshot::default() };
+    let nothing = Readings::default();
     let outcome = |object: &Object| {
         let plan = readings.get(&object.workspace).unwrap_or(&nothing).plan(object, now);
         Outcome { object: object.clone(), plan }
@@ -95,28 +102,35 @@ impl Outcome {
 #[derive(Default)]
 struct Files {
     objects: Vec<Object>,
-    workspaces: BTreeMap<WorkspaceKey, PrefectWorkspace>,
+    workspaces: BTreeMap<(String, String), PrefectWorkspace>,
+    cluster_workspaces: BTreeMap<String, ClusterPrefectWorkspace>,
+    namespaces: BTreeMap<String, Labels>,
     secrets: BTreeMap<(String, String), Secret>,
     config_maps: BTreeMap<(String, String), ConfigMap>,
 }
 
 /// What a workspace said.
+#[derive(Default)]
 struct Readings {
     outage: Option<Failure>,
     snapshot: Snapshot,
+    /// Keys that an object may not read.
+    refused: BTreeMap<Dependent, Vec<(RemoteKey, Reading)>>,
 }
 
 impl Readings {
     /// What the operator would do where no target exists. Whether one is suspended or merged into another's target
     /// makes no difference here.
     fn plan(&self, object: &Object, now: Timestamp) -> Plan {
+        let mut readings = self.snapshot.readings(&object.id);
+        readings.extend(self.refused.get(&object.id).into_iter().flatten().cloned());
         let view = self.outage.as_ref().map_or(WorkspaceView::Usable, WorkspaceView::Unusable);
         let observed = Observed {
             object: &Object { suspend: false, creation_policy: CreationPolicy::Owner, ..object.clone() },
             previous: &SyncStatus::default(),
             workspace: view,
             stale_after: Duration::ZERO,
-            readings: &self.snapshot.readings(&object.id),
+            readings: &readings,
             target: None,
             old_target: None,
             written: None,
@@ -151,6 +165,9 @@ impl Files {
                 files.add(document).with_context(|| format!("{name}, document {}", number + 1))?;
             }
         }
+        let objects = std::mem::take(&mut files.objects);
+        files.objects =
+            objects.into_iter().map(|object| object.with_default_workspace(|key| files.has_workspace(key))).collect();
         Ok(files)
     }
 
@@ -164,12 +181,15 @@ impl Files {
             "PrefectKV" => self.objects.push(parse::<PrefectKV>(document)?.object()),
             "PrefectWorkspace" => {
                 let workspace: PrefectWorkspace = parse(document)?;
-                let key = WorkspaceKey {
-                    kind: crate::api::WorkspaceKind::PrefectWorkspace,
-                    namespace: workspace.namespace().unwrap_or_default(),
-                    name: workspace.name_any(),
-                };
-                self.workspaces.insert(key, workspace);
+                self.workspaces.insert(place(&workspace), workspace);
+            }
+            "ClusterPrefectWorkspace" => {
+                let workspace: ClusterPrefectWorkspace = parse(document)?;
+                self.cluster_workspaces.insert(workspace.name_any(), workspace);
+            }
+            "Namespace" => {
+                let namespace: Namespace = parse(document)?;
+                self.namespaces.insert(namespace.name_any(), namespace.labels().clone());
             }
             "Secret" => {
                 let mut secret: Secret = serde_json::from_value(document)
@@ -190,33 +210,86 @@ impl Files {
         Ok(())
     }
 
+    fn has_workspace(&self, key: &WorkspaceKey) -> bool {
+        if key.is_cluster() {
+            return self.cluster_workspaces.contains_key(&key.name);
+        }
+        self.workspaces.contains_key(&(key.namespace.clone(), key.name.clone()))
+    }
+
+    /// Who may use the cluster's workspaces. A namespace that no file has is one with the label that all have.
+    fn tenants(&self) -> Tenants {
+        let mut namespaces = self.namespaces.clone();
+        for Object { id: Dependent { namespace, .. }, .. } in &self.objects {
+            let own = || Labels::from([(NAME_LABEL.to_owned(), namespace.clone())]);
+            namespaces.entry(namespace.clone()).or_insert_with(own);
+        }
+        let mut tenants = Tenants::default();
+        tenants.set_namespaces(namespaces);
+        for (name, workspace) in &self.cluster_workspaces {
+            tenants.set_rules(name, Some(&workspace.spec.access));
+        }
+        tenants
+    }
+
+    /// What reads a workspace, and the ClusterPrefectWorkspace whose rules hold.
+    async fn setup(&self, key: &WorkspaceKey, now: Timestamp) -> anyhow::Result<(Setup, Option<String>)> {
+        let options = Options::default();
+        if key.is_cluster() {
+            let Some(workspace) = self.cluster_workspaces.get(&key.name) else {
+                bail!("{key} is in none of the files")
+            };
+            return Ok((gather(&workspace.subject(""), self, &options, now).await?.setup, Some(key.name.clone())));
+        }
+        let Some(workspace) = self.workspaces.get(&(key.namespace.clone(), key.name.clone())) else {
+            return Ok((Setup::Usable { reader: Box::new(discovered(key)?), interval: Duration::ZERO }, None));
+        };
+        let subject = workspace.subject(&key.namespace);
+        let Some(parent) = workspace.parent() else {
+            return Ok((gather(&subject, self, &options, now).await?.setup, None));
+        };
+        let Some(above) = self.cluster_workspaces.get(parent) else {
+            bail!("ClusterPrefectWorkspace {parent}, the parent of {key}, is in none of the files");
+        };
+        let gathered = gather_over(Ok(&above.subject("")), &subject, self, &options, now).await?;
+        Ok((gathered.setup, Some(parent.to_owned())))
+    }
+
     async fn read_workspace(
         &self,
         key: &WorkspaceKey,
         objects: &[&Object],
+        tenants: &mut Tenants,
         now: Timestamp,
     ) -> anyhow::Result<Readings> {
-        let setup = match self.workspaces.get(key) {
-            Some(workspace) => gather(workspace, self, &Options::default(), now).await?.setup,
-            None => Setup::Usable { reader: Box::new(discovered(key)?), interval: Duration::ZERO },
-        };
+        let (setup, ruled_by) = self.setup(key, now).await?;
         let reader = match setup {
             Setup::Usable { reader, .. } => reader,
-            Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), snapshot: Snapshot::default() }),
+            Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), ..Readings::default() }),
         };
         if let Err(failure) = reader.check(now).await {
-            return Ok(Readings { outage: Some(failure), snapshot: Snapshot::default() });
+            return Ok(Readings { outage: Some(failure), ..Readings::default() });
         }
         let mut snapshot = Snapshot::default();
+        let mut refused = BTreeMap::new();
         for object in objects {
-            snapshot.observe(&object.id, Interest::of(object, &SyncStatus::default()));
+            let mut interest = Interest::of(object, &SyncStatus::default());
+            if let Some(workspace) = &ruled_by {
+                let tenant = Tenant { workspace: workspace.clone(), namespace: object.id.namespace.clone() };
+                let access = tenants.access(&tenant).unwrap_or_else(Access::nothing);
+                let access =
+                    if key.is_cluster() { access } else { access.under(reader.own.clone().unwrap_or_default()) };
+                let others = interest.limit(access.clone()).into_iter();
+                refused.insert(object.id.clone(), others.map(|k| (k.clone(), access.refused(&k, now))).collect());
+            }
+            snapshot.observe(&object.id, interest);
         }
         let (pass, before) = snapshot.begin_pass(&snapshot.unread().clone());
         let Pass { reads, outage, .. } = reader.read(&before, false, now).await;
         let explained = reader.explain(&snapshot.unexplained(&reads)).await;
         let times = Times { asked: now, answered: now, at: Duration::ZERO };
         snapshot.merge(&Numbers::only(pass), reads, explained, times, Duration::ZERO);
-        Ok(Readings { outage, snapshot })
+        Ok(Readings { outage, snapshot, refused })
     }
 }
 

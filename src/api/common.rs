@@ -13,23 +13,27 @@ use super::target::RestartStatus;
 /// The most entries that `spec.data` may have.
 pub const MAX_ENTRIES: usize = 512;
 
-/// Which workspace to read from. Without it: the PrefectWorkspace `default` of the namespace.
+/// Which workspace to read from. Without it: the PrefectWorkspace `default` of the namespace, or else the
+/// ClusterPrefectWorkspace `default`.
 #[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkspaceRef {
     /// The workspace's kind. Default: PrefectWorkspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<WorkspaceKind>,
-    /// The workspace's name, in the namespace of this object.
+    /// The workspace's name; a PrefectWorkspace is in the namespace of this object.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// The workspace's kind. Default: PrefectWorkspace, a workspace of the same namespace.
+/// The workspace's kind. PrefectWorkspace: of the same namespace. ClusterPrefectWorkspace: of the whole cluster, as far
+/// as its access rules allow. Default: PrefectWorkspace.
 #[derive(Deserialize, Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, JsonSchema)]
 pub enum WorkspaceKind {
     /// A workspace of one namespace.
     PrefectWorkspace,
+    /// A workspace of the whole cluster.
+    ClusterPrefectWorkspace,
 }
 
 impl WorkspaceKind {
@@ -38,6 +42,7 @@ impl WorkspaceKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PrefectWorkspace => "PrefectWorkspace",
+            Self::ClusterPrefectWorkspace => "ClusterPrefectWorkspace",
         }
     }
 }

@@ -9,6 +9,8 @@
 // The docs are what `kubectl explain` says, where addresses and brackets are plain text.
 #![allow(rustdoc::bare_urls, rustdoc::broken_intra_doc_links)]
 
+mod access;
+mod cluster_workspace;
 mod common;
 mod data_from;
 mod kv;
@@ -16,6 +18,8 @@ mod secret;
 mod target;
 mod workspace;
 
+pub use access::*;
+pub use cluster_workspace::*;
 pub use common::*;
 pub use data_from::*;
 pub use kv::*;
@@ -58,13 +62,16 @@ pub const RESTARTED_ANNOTATION: &str = "prefect-sync.dev/restarted-for";
 pub fn definitions() -> Vec<(&'static str, CustomResourceDefinition)> {
     let mut definitions = vec![
         ("prefectworkspaces.yaml", PrefectWorkspace::crd()),
+        ("clusterprefectworkspaces.yaml", ClusterPrefectWorkspace::crd()),
         ("prefectsecrets.yaml", PrefectSecret::crd()),
         ("prefectkvs.yaml", PrefectKV::crd()),
     ];
     for (_, definition) in &mut definitions {
+        let is_cluster = definition.spec.scope == "Cluster";
         for version in &mut definition.spec.versions {
             if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
                 unwrap_descriptions(schema);
+                place_references(schema, is_cluster);
             }
         }
     }
@@ -79,5 +86,23 @@ fn unwrap_descriptions(schema: &mut JSONSchemaProps) {
     schema.properties.iter_mut().flatten().for_each(|(_, property)| unwrap_descriptions(property));
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         unwrap_descriptions(items);
+    }
+}
+
+/// References of a cluster-scoped kind name a namespace; those of a namespaced kind can't.
+fn place_references(schema: &mut JSONSchemaProps, is_cluster: bool) {
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        if !matches!(name.as_str(), "secretKeyRef" | "configMapKeyRef") {
+            place_references(property, is_cluster);
+        } else if is_cluster {
+            property.required.get_or_insert_default().push("namespace".to_owned());
+            let namespace = property.properties.iter_mut().flatten().find(|(field, _)| *field == "namespace");
+            if let Some((_, namespace)) = namespace {
+                namespace.description = Some("The object's namespace.".to_owned());
+                namespace.nullable = None;
+            }
+        } else if let Some(properties) = &mut property.properties {
+            properties.remove("namespace");
+        }
     }
 }

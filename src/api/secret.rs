@@ -30,12 +30,14 @@ use super::target::{Delimiters, MAX_RESTARTS, MAX_TEMPLATES, MergePolicy, Restar
     printcolumn(name = "Keys", type_ = "string", json_path = ".status.keys"),
     printcolumn(name = "Target", type_ = "string", json_path = ".status.target.name"),
     printcolumn(name = "Workspace", type_ = "string", json_path = ".status.workspace.name"),
+    printcolumn(name = "Workspace Kind", type_ = "string", json_path = ".status.workspace.kind", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.data) || has(self.dataFrom)").message("set spec.data, spec.dataFrom, or both"))]
 pub struct PrefectSecretSpec {
-    /// Which workspace to read from. Default: the PrefectWorkspace `default` of this namespace.
+    /// Which workspace to read from. Default: the PrefectWorkspace `default` of this namespace, or else the
+    /// ClusterPrefectWorkspace `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_ref: Option<WorkspaceRef>,
     /// What to read, one key of the Secret each.

@@ -44,7 +44,8 @@ pub const DEFAULT_STALE_AFTER: Duration = Duration::from_secs(600);
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.api) || has(self.local) || has(self.prefect1)").message("set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1"),
+    validation = Rule::new("has(self.api) || has(self.local) || has(self.prefect1) || has(self.parent)").message("set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1; or spec.parent"),
+    validation = Rule::new("!has(self.parent) || !(has(self.api) || has(self.prefect1) || has(self.rateLimit))").message("spec.parent brings its own Prefect: leave spec.api, spec.prefect1 and spec.rateLimit out"),
     validation = Rule::new("!(has(self.api) && has(self.prefect1))").message("set spec.api (Prefect 2 and 3) or spec.prefect1, not both: a workspace is one Prefect"),
     validation = Rule::new("!(has(self.prefect1) && has(self.prefect1.backend) && self.prefect1.backend == 'Server') || has(self.local)").message("Prefect 1's Server keeps no secrets: set spec.local, or prefect1.backend: Cloud")
 )]
@@ -58,7 +59,10 @@ pub struct PrefectWorkspaceSpec {
     /// Local secrets, consulted before the API, as Prefect itself does. Alone it needs no Prefect at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalSpec>,
-    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default: 30s.
+    /// A workspace of the whole cluster that is read where local has nothing, as far as its access rules allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ParentRef>,
+    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default: the parent's, or 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = interval_rule())]
@@ -67,7 +71,7 @@ pub struct PrefectWorkspaceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
     /// How long the objects of this workspace stay Ready on their last good values while Prefect can't be read.
-    /// The workspace itself says so at once. At most 720h. Default: 10m.
+    /// The workspace itself says so at once. At most 720h. Default: the parent's, or 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = duration_rule("duration(self) <= duration('720h')", "staleAfter must be a duration of at most 720h, such as 10m or 1h30m; 0s for none"))]
@@ -75,6 +79,47 @@ pub struct PrefectWorkspaceSpec {
 }
 
 impl PrefectWorkspaceSpec {
+    /// How Prefect is reached; of a workspace with a parent what it says itself.
+    #[must_use]
+    pub fn connection(&self) -> Connection<'_> {
+        Connection {
+            api: self.api.as_ref(),
+            prefect1: self.prefect1.as_ref(),
+            local: self.local.as_ref(),
+            refresh_interval: self.refresh_interval,
+            rate_limit: self.rate_limit.as_ref(),
+            stale_after: self.stale_after,
+        }
+    }
+}
+
+/// A ClusterPrefectWorkspace by name.
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// The name of the ClusterPrefectWorkspace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What the two kinds of workspaces say alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection<'a> {
+    /// Prefect 2 and 3.
+    pub api: Option<&'a ApiSpec>,
+    /// Prefect 1.
+    pub prefect1: Option<&'a Prefect1Spec>,
+    /// Local secrets.
+    pub local: Option<&'a LocalSpec>,
+    /// `refreshInterval`, as written.
+    pub refresh_interval: Option<GoDuration>,
+    /// `rateLimit`, as written.
+    pub rate_limit: Option<&'a RateLimit>,
+    /// `staleAfter`, as written.
+    pub stale_after: Option<GoDuration>,
+}
+
+impl<'a> Connection<'a> {
     /// `refreshInterval`, or its default.
     #[must_use]
     pub fn refresh_interval(&self) -> Duration {
@@ -85,7 +130,7 @@ impl PrefectWorkspaceSpec {
     #[must_use]
     pub fn requests_per_minute(&self, is_cloud: bool) -> NonZeroU32 {
         let default = if is_cloud { DEFAULT_CLOUD_RATE } else { DEFAULT_RATE };
-        let asked = self.rate_limit.as_ref().and_then(|limit| u32::try_from(limit.requests_per_minute).ok());
+        let asked = self.rate_limit.and_then(|limit| u32::try_from(limit.requests_per_minute).ok());
         asked.and_then(NonZeroU32::new).unwrap_or(default)
     }
 
@@ -94,20 +139,28 @@ impl PrefectWorkspaceSpec {
     pub fn stale_after(&self) -> Duration {
         duration_or(self.stale_after, DEFAULT_STALE_AFTER)
     }
-}
 
-impl PrefectWorkspaceSpec {
-    /// The names of the Secrets that it reads.
-    pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        let api = self.api.iter().flat_map(|api| api.api_key.iter().chain(&api.auth_string));
-        let prefect1 = self.prefect1.iter().filter_map(|prefect1| prefect1.api_key.as_ref());
-        let local = self.local.iter().map(|local| &local.config_toml);
-        api.chain(prefect1).chain(local).map(|source| source.secret_key_ref.name.as_str())
+    /// The same for a workspace that puts local secrets of its own over it, and may say how often to read.
+    #[must_use]
+    pub fn under(self, own: &Self) -> Self {
+        Self {
+            refresh_interval: own.refresh_interval.or(self.refresh_interval),
+            stale_after: own.stale_after.or(self.stale_after),
+            ..self
+        }
     }
 
-    /// The names of the ConfigMaps that it reads.
-    pub fn config_maps(&self) -> impl Iterator<Item = &str> {
-        self.api.iter().flat_map(|api| &api.ca_bundle).map(|source| source.config_map_key_ref.name.as_str())
+    /// The Secrets that it reads.
+    pub fn secrets(self) -> impl Iterator<Item = &'a KeyRef> {
+        let api = self.api.into_iter().flat_map(|api| api.api_key.iter().chain(&api.auth_string));
+        let prefect1 = self.prefect1.and_then(|prefect1| prefect1.api_key.as_ref());
+        let local = self.local.map(|local| &local.config_toml);
+        api.chain(prefect1).chain(local).map(|source| &source.secret_key_ref)
+    }
+
+    /// The ConfigMaps that it reads.
+    pub fn config_maps(self) -> impl Iterator<Item = &'a KeyRef> {
+        self.api.into_iter().flat_map(|api| &api.ca_bundle).map(|source| &source.config_map_key_ref)
     }
 }
 
@@ -214,10 +267,14 @@ pub struct ConfigMapSource {
     pub config_map_key_ref: KeyRef,
 }
 
-/// A key of a Secret or ConfigMap in the workspace's namespace.
+/// A key of a Secret or ConfigMap.
 #[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRef {
+    /// The object's namespace. Only in a ClusterPrefectWorkspace; a PrefectWorkspace reads of its own namespace only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,

@@ -125,7 +125,7 @@ fn is_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, target: Ta
     // As it is now, not as it was when the listing began: it may have been changed or deleted since.
     let Some(cached_object) = cached(shared, dependent) else { return true };
     let Ok(resource) = &cached_object.0 else { return false };
-    let object = resource.object();
+    let object = shared.directory.resolve(resource.object());
     if resource.meta().deletion_timestamp.is_some() || object.suspend || object.target_name != target.name {
         return false;
     }

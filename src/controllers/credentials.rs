@@ -1,6 +1,7 @@
 //! Gathers what a workspace names: its address, credentials, certificates and local secrets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DynamicObject, ListParams};
@@ -12,9 +13,9 @@ use zeroize::Zeroizing;
 use super::Options;
 use super::errors::Error;
 use crate::api::{
-    ApiSpec, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PREFECT1_API_URL, Prefect1Backend, Prefect1Spec, PrefectWorkspace,
+    self as spec, ApiSpec, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PREFECT1_API_URL, Prefect1Backend, Prefect1Spec,
 };
-use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, LocalSecrets, Prefect1Client, UrlError};
+use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, Limits, LocalSecrets, Prefect1Client, UrlError};
 use crate::sync::suggest::nearest;
 use crate::sync::{Failure, Reason, Timestamp};
 use crate::workspace::failure::Credentials;
@@ -26,15 +27,49 @@ pub struct Gathered {
     pub fingerprint: String,
     /// The address as it is used; `None` with local secrets only, or when it can't be used.
     pub api_url: Option<String>,
+    /// The longest time between refreshes.
+    pub interval: Duration,
+    /// How long objects stay Ready through an outage.
+    pub stale_after: Duration,
     /// What to do with the session.
     pub setup: Setup,
+}
+
+/// A workspace, of either kind, as far as it is gathered for.
+pub struct Subject<'a> {
+    /// How it reaches Prefect.
+    pub connection: spec::Connection<'a>,
+    /// Where all that it names is; `None` where each reference says so itself.
+    pub namespace: Option<&'a str>,
+    /// Names the state of the workspace itself.
+    pub state: String,
 }
 
 /// The most names that a hint is chosen from.
 const MOST_NAMES: u32 = 200;
 
 /// Why a workspace can't be used.
-type Problem = (Reason, String);
+pub type Problem = (Reason, String);
+
+/// Why gathering ended.
+enum Trouble {
+    /// It is the workspace's.
+    Problem(Problem),
+    /// It is the API server's.
+    Error(Error),
+}
+
+impl From<Problem> for Trouble {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
 
 /// Where named objects are read from: the cluster, or the files given to `render`.
 pub trait Named {
@@ -71,30 +106,39 @@ impl Named for Client {
 /// # Errors
 /// When something it names could not be read from the API server.
 pub async fn gather(
-    workspace: &PrefectWorkspace,
+    subject: &Subject<'_>,
     named: &impl Named,
     options: &Options,
     now: Timestamp,
 ) -> Result<Gathered, Error> {
-    let mut gathering = Gathering {
-        namespace: workspace.namespace().unwrap_or_default(),
-        fingerprint: format!("{:?} {:?}", workspace.uid(), workspace.metadata.generation),
-        named,
+    let mut gathering = Gathering::new(subject, named);
+    let reader = gathering.reader(&subject.connection, options).await;
+    gathering.gathered(subject.connection, reader, now)
+}
+
+/// Gathers for a workspace that puts local secrets of its own over `parent`, or why that can't be had.
+///
+/// # Errors
+/// When something they name could not be read from the API server.
+pub async fn gather_over(
+    parent: Result<&Subject<'_>, Problem>,
+    subject: &Subject<'_>,
+    named: &impl Named,
+    options: &Options,
+    now: Timestamp,
+) -> Result<Gathered, Error> {
+    let mut gathering = Gathering::new(subject, named);
+    let parent = match parent {
+        Ok(parent) => parent,
+        Err(problem) => return gathering.gathered(subject.connection, Err(problem.into()), now),
     };
-    let reader = gathering.reader(workspace, options).await?;
-    let (api_url, setup) = match reader {
-        Ok((reader, api_url)) => {
-            (api_url, Setup::Usable { reader: Box::new(reader), interval: workspace.spec.refresh_interval() })
-        }
-        Err((reason, message)) => {
-            (None, Setup::Unusable(Failure { reason, message, since: now, workspace_wide: true }))
-        }
-    };
-    Ok(Gathered { fingerprint: gathering.fingerprint, api_url, setup })
+    let connection = parent.connection.under(&subject.connection);
+    let reader = gathering.reader_over(parent, &connection, &subject.connection, options).await;
+    gathering.gathered(connection, reader, now)
 }
 
 struct Gathering<'a, N> {
-    namespace: String,
+    namespace: Option<&'a str>,
     fingerprint: String,
     named: &'a N,
 }
@@ -105,149 +149,171 @@ struct Located {
     place: String,
 }
 
-impl<N: Named> Gathering<'_, N> {
+impl<'a, N: Named> Gathering<'a, N> {
+    fn new(subject: &Subject<'a>, named: &'a N) -> Self {
+        Self { namespace: subject.namespace, fingerprint: subject.state.clone(), named }
+    }
+
+    fn gathered(
+        self,
+        connection: spec::Connection<'_>,
+        reader: Result<(Reader, Option<String>), Trouble>,
+        now: Timestamp,
+    ) -> Result<Gathered, Error> {
+        let (interval, stale_after) = (connection.refresh_interval(), connection.stale_after());
+        let (api_url, setup) = match reader {
+            Ok((reader, api_url)) => (api_url, Setup::Usable { reader: Box::new(reader), interval }),
+            Err(Trouble::Problem((reason, message))) => {
+                (None, Setup::Unusable(Failure { reason, message, since: now, workspace_wide: true }))
+            }
+            Err(Trouble::Error(error)) => return Err(error),
+        };
+        Ok(Gathered { fingerprint: self.fingerprint, api_url, interval, stale_after, setup })
+    }
+
+    /// The parent's reader, with local secrets of the workspace's own before it.
+    async fn reader_over(
+        &mut self,
+        parent: &Subject<'_>,
+        connection: &spec::Connection<'_>,
+        own: &spec::Connection<'_>,
+        options: &Options,
+    ) -> Result<(Reader, Option<String>), Trouble> {
+        let own = self.local(own).await?.unwrap_or_default();
+        let mut above = Gathering::new(parent, self.named);
+        let read = above.reader(connection, options).await;
+        self.fingerprint.push_str(&format!(" over {}", above.fingerprint));
+        let (reader, api_url) = read?;
+        Ok((reader.under(own), api_url))
+    }
+
+    async fn local(&mut self, connection: &spec::Connection<'_>) -> Result<Option<LocalSecrets>, Trouble> {
+        let Some(local) = connection.local else { return Ok(None) };
+        let found = self.secret(&local.config_toml.secret_key_ref, "config.toml").await?;
+        Ok(Some(local_secrets(&found)?))
+    }
+
     async fn reader(
         &mut self,
-        workspace: &PrefectWorkspace,
+        connection: &spec::Connection<'_>,
         options: &Options,
-    ) -> Result<Result<(Reader, Option<String>), Problem>, Error> {
-        let mut reader = Reader::default();
-        if let Some(local) = &workspace.spec.local {
-            match self.secret(&local.config_toml.secret_key_ref, "config.toml").await? {
-                Ok(found) => match local_secrets(&found) {
-                    Ok(secrets) => reader.local = Some(Arc::new(secrets)),
-                    Err(problem) => return Ok(Err(problem)),
-                },
-                Err(problem) => return Ok(Err(problem)),
-            }
+    ) -> Result<(Reader, Option<String>), Trouble> {
+        let local = self.local(connection).await?.map(Arc::new);
+        let mut reader = Reader { local, ..Reader::default() };
+        if let Some(prefect1) = connection.prefect1 {
+            return self.prefect1(reader, connection, prefect1, options).await;
         }
-        if let Some(prefect1) = &workspace.spec.prefect1 {
-            return self.prefect1(reader, workspace, prefect1, options).await;
-        }
-        let Some(api) = &workspace.spec.api else { return Ok(Ok((reader, None))) };
-        let url = match api_url(api, options) {
-            Ok(url) => url,
-            Err(problem) => return Ok(Err(problem)),
-        };
+        let Some(api) = connection.api else { return Ok((reader, None)) };
+        let url = api_url(api, options)?;
         let mut auth = Auth::None;
         if let Some(source) = &api.api_key {
-            match self.secret(&source.secret_key_ref, "key").await?.and_then(text) {
-                Ok((key, place)) => (auth, reader.credentials) = (Auth::ApiKey(key), Credentials::ApiKey(place)),
-                Err(problem) => return Ok(Err(problem)),
-            }
+            let (key, place) = text(self.secret(&source.secret_key_ref, "key").await?)?;
+            (auth, reader.credentials) = (Auth::ApiKey(key), Credentials::ApiKey(place));
         } else if let Some(source) = &api.auth_string {
-            match self.secret(&source.secret_key_ref, "auth-string").await?.and_then(text) {
-                Ok((string, place)) => {
-                    (auth, reader.credentials) = (Auth::AuthString(string), Credentials::AuthString(place));
-                }
-                Err(problem) => return Ok(Err(problem)),
-            }
+            let (string, place) = text(self.secret(&source.secret_key_ref, "auth-string").await?)?;
+            (auth, reader.credentials) = (Auth::AuthString(string), Credentials::AuthString(place));
         }
         let mut ca_bundle = None;
         if let Some(source) = &api.ca_bundle {
-            match self.config_map(&source.config_map_key_ref, "ca.crt").await? {
-                Ok(found) => ca_bundle = Some(found.bytes.to_vec()),
-                Err(problem) => return Ok(Err(problem)),
-            }
+            ca_bundle = Some(self.config_map(&source.config_map_key_ref, "ca.crt").await?.bytes.to_vec());
         }
         let display = url.to_string();
-        let rate = workspace.spec.requests_per_minute(url.is_cloud());
-        let budget = options.budgets.budget(&url, rate, workspace.spec.refresh_interval());
-        Ok(match crate::prefect::Client::new(Connection { url, auth, ca_bundle, budget }) {
-            Ok(client) => {
-                reader.client = Some(client);
-                Ok((reader, Some(display)))
-            }
-            Err(error) => Err((Reason::WorkspaceInvalid, configuration(&error))),
-        })
+        let budget = options.budgets.budget(&url, self.limits(connection, url.is_cloud()));
+        let client =
+            prefect::Client::new(Connection { url, auth, ca_bundle, budget }).map_err(|e| configuration(&e))?;
+        reader.client = Some(client);
+        Ok((reader, Some(display)))
     }
 
     async fn prefect1(
         &mut self,
         mut reader: Reader,
-        workspace: &PrefectWorkspace,
+        spec: &spec::Connection<'_>,
         prefect1: &Prefect1Spec,
         options: &Options,
-    ) -> Result<Result<(Reader, Option<String>), Problem>, Error> {
+    ) -> Result<(Reader, Option<String>), Trouble> {
+        let invalid = |problem: &str| (Reason::WorkspaceInvalid, problem.to_owned());
         let source = match (prefect1.backend.unwrap_or_default(), &prefect1.api_key) {
             (Prefect1Backend::Cloud, Some(source)) => source,
-            (Prefect1Backend::Cloud, None) => {
-                return Ok(Err((Reason::WorkspaceInvalid, "spec.prefect1 needs apiKey".to_owned())));
-            }
+            (Prefect1Backend::Cloud, None) => return Err(invalid("spec.prefect1 needs apiKey").into()),
             (Prefect1Backend::Server, _) => {
                 reader.prefect1 = Some(Prefect1::Server);
-                return Ok(Ok((reader, None)));
+                return Ok((reader, None));
             }
         };
         let text_of_url = prefect1.api_url.as_deref().unwrap_or(PREFECT1_API_URL);
-        let url = ApiUrl::parse_prefect1(text_of_url).map_err(|error| (Reason::WorkspaceInvalid, error.to_string()));
-        let url = match url.and_then(|url| allowed(url, "spec.prefect1.apiUrl", options)) {
-            Ok(url) => url,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        let (key, place) = match self.secret(&source.secret_key_ref, "key").await?.and_then(text) {
-            Ok(found) => found,
-            Err(problem) => return Ok(Err(problem)),
-        };
+        let url = ApiUrl::parse_prefect1(text_of_url).map_err(|error| invalid(&error.to_string()))?;
+        let url = allowed(url, "spec.prefect1.apiUrl", options)?;
+        let (key, place) = text(self.secret(&source.secret_key_ref, "key").await?)?;
         reader.credentials = Credentials::ApiKey(place);
         let display = url.to_string();
-        let rate = workspace.spec.requests_per_minute(true);
-        let budget = options.budgets.budget(&url, rate, workspace.spec.refresh_interval());
+        let budget = options.budgets.budget(&url, self.limits(spec, true));
         let connection = Connection { url, auth: Auth::ApiKey(key), ca_bundle: None, budget };
-        Ok(match Prefect1Client::new(connection, prefect1.tenant_id.as_deref()) {
-            Ok(client) => {
-                reader.prefect1 = Some(Prefect1::Cloud(client));
-                Ok((reader, Some(display)))
-            }
-            Err(error) => Err((Reason::WorkspaceInvalid, configuration(&error))),
-        })
+        let client = Prefect1Client::new(connection, prefect1.tenant_id.as_deref()).map_err(|e| configuration(&e))?;
+        reader.prefect1 = Some(Prefect1::Cloud(client));
+        Ok((reader, Some(display)))
     }
 
-    async fn secret(&mut self, reference: &KeyRef, default_key: &str) -> Result<Result<Located, Problem>, Error> {
-        let found = self.named.secret(&self.namespace, &reference.name).await?;
-        let key = reference.key.as_deref().unwrap_or(default_key);
-        self.note(found.as_ref(), &reference.name);
-        let named = Reference { kind: "Secret", namespace: &self.namespace, name: &reference.name, key };
-        if found.is_none() {
-            return Ok(Err(named.missing(&self.named.offered(named.kind, named.namespace).await)));
+    /// What whoever runs a workspace of the whole cluster allows holds for all who share its host.
+    fn limits(&self, connection: &spec::Connection<'_>, is_cloud: bool) -> Limits {
+        Limits {
+            rate: connection.requests_per_minute(is_cloud),
+            interval: connection.refresh_interval(),
+            binding: self.namespace.is_none(),
         }
-        Ok(named.check(found.as_ref()).and_then(|()| {
-            let data = found.and_then(|secret| secret.data).unwrap_or_default();
-            let keys: Vec<String> = data.keys().cloned().collect();
-            named.pick(data.into_iter().find(|(k, _)| k == key).map(|(_, value)| value.0), &keys)
-        }))
     }
 
-    async fn config_map(&mut self, reference: &KeyRef, default_key: &str) -> Result<Result<Located, Problem>, Error> {
-        let found = self.named.config_map(&self.namespace, &reference.name).await?;
-        let key = reference.key.as_deref().unwrap_or(default_key);
-        self.note(found.as_ref(), &reference.name);
-        let named = Reference { kind: "ConfigMap", namespace: &self.namespace, name: &reference.name, key };
+    async fn secret(&mut self, reference: &KeyRef, default_key: &str) -> Result<Located, Trouble> {
+        let named = self.reference("Secret", reference, default_key)?;
+        let found = self.named.secret(&named.namespace, &named.name).await?;
+        self.note(found.as_ref(), &named);
         if found.is_none() {
-            return Ok(Err(named.missing(&self.named.offered(named.kind, named.namespace).await)));
+            return Err(named.missing(&self.named.offered(named.kind, &named.namespace).await).into());
         }
-        Ok(named.check(found.as_ref()).and_then(|()| {
-            let data = found.and_then(|map| map.data).unwrap_or_default();
-            let keys: Vec<String> = data.keys().cloned().collect();
-            named.pick(data.into_iter().find(|(k, _)| k == key).map(|(_, value)| value.into_bytes()), &keys)
-        }))
+        named.check(found.as_ref())?;
+        let data = found.and_then(|secret| secret.data).unwrap_or_default();
+        let keys: Vec<String> = data.keys().cloned().collect();
+        Ok(named.pick(data.into_iter().find(|(k, _)| *k == named.key).map(|(_, value)| value.0), &keys)?)
     }
 
-    fn note<K: kube::Resource>(&mut self, found: Option<&K>, name: &str) {
+    async fn config_map(&mut self, reference: &KeyRef, default_key: &str) -> Result<Located, Trouble> {
+        let named = self.reference("ConfigMap", reference, default_key)?;
+        let found = self.named.config_map(&named.namespace, &named.name).await?;
+        self.note(found.as_ref(), &named);
+        if found.is_none() {
+            return Err(named.missing(&self.named.offered(named.kind, &named.namespace).await).into());
+        }
+        named.check(found.as_ref())?;
+        let data = found.and_then(|map| map.data).unwrap_or_default();
+        let keys: Vec<String> = data.keys().cloned().collect();
+        Ok(named.pick(data.into_iter().find(|(k, _)| *k == named.key).map(|(_, value)| value.into_bytes()), &keys)?)
+    }
+
+    /// What a reference names: a namespaced workspace's is in its own namespace, whatever it says.
+    fn reference(&self, kind: &'static str, reference: &KeyRef, default_key: &str) -> Result<Reference, Problem> {
+        let name = reference.name.clone();
+        let Some(namespace) = self.namespace.or(reference.namespace.as_deref()) else {
+            return Err((Reason::WorkspaceInvalid, format!("the reference to {kind} {name} needs a namespace")));
+        };
+        let key = reference.key.as_deref().unwrap_or(default_key).to_owned();
+        Ok(Reference { kind, namespace: namespace.to_owned(), name, key })
+    }
+
+    fn note<K: kube::Resource>(&mut self, found: Option<&K>, named: &Reference) {
         let version = found.map(|object| (object.uid(), object.resource_version()));
-        self.fingerprint.push_str(&format!(" {name}={version:?}"));
+        self.fingerprint.push_str(&format!(" {}/{}={version:?}", named.namespace, named.name));
     }
 }
 
 /// What a workspace names.
-struct Reference<'a> {
+struct Reference {
     kind: &'static str,
-    namespace: &'a str,
-    name: &'a str,
-    key: &'a str,
+    namespace: String,
+    name: String,
+    key: String,
 }
 
-impl Reference<'_> {
+impl Reference {
     fn place(&self) -> String {
         format!("{} {}/{} key {:?}", self.kind, self.namespace, self.name, self.key)
     }
@@ -295,11 +361,12 @@ impl Reference<'_> {
 }
 
 /// What is wrong with what a connection was to be made from.
-fn configuration(error: &prefect::Error) -> String {
-    match &error.kind {
+fn configuration(error: &prefect::Error) -> Problem {
+    let message = match &error.kind {
         ErrorKind::Configuration { hint } => (*hint).to_owned(),
         _ => error.to_string(),
-    }
+    };
+    (Reason::WorkspaceInvalid, message)
 }
 
 /// As text without the line end that `kubectl create secret --from-file` leaves.

@@ -1,4 +1,4 @@
-//! What differs between the two kinds, and nothing else.
+//! What differs between the kinds, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -6,18 +6,24 @@ use std::fmt::Debug;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::{DeserializeGuard, NamespaceResourceScope, ObjectMeta};
-use kube::{Resource, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use crate::api::{PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
+use super::Scope;
+use super::credentials::Subject;
+use crate::api::{
+    ClusterPrefectWorkspace, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus, WorkspaceKind, WorkspaceStatus,
+};
 use crate::sync::{Kind, Manifest, Object, Target};
 
 /// An object that the current types may not be able to parse: one such object harms no other.
 pub type Guarded<K> = DeserializeGuard<K>;
-/// A guarded workspace.
+/// A guarded workspace of one namespace.
 pub type Workspace = DeserializeGuard<PrefectWorkspace>;
+/// A guarded workspace of the whole cluster.
+pub type ClusterWorkspace = DeserializeGuard<ClusterPrefectWorkspace>;
 
 /// A kind that syncs into a kind of target.
 pub trait SyncKind:
@@ -51,6 +57,67 @@ pub trait TargetKind:
     fn from_manifest(manifest: &Manifest) -> Self;
     /// What was read. Consumes it, so that no second copy of the values stays.
     fn into_target(self) -> Target;
+}
+
+/// A kind of workspace.
+pub trait WorkspaceResource:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+    /// Which one it is.
+    const KIND: WorkspaceKind;
+
+    /// The API of all that a scope has of them.
+    fn api(client: Client, scope: &Scope) -> Api<Guarded<Self>>;
+    /// Itself, as far as it is gathered for. `namespace` is its own.
+    fn subject<'a>(&'a self, namespace: &'a str) -> Subject<'a>;
+    /// The ClusterPrefectWorkspace that it puts local secrets of its own over.
+    fn parent(&self) -> Option<&str>;
+    /// Its status.
+    fn status(&self) -> Option<&WorkspaceStatus>;
+}
+
+impl WorkspaceResource for PrefectWorkspace {
+    const KIND: WorkspaceKind = WorkspaceKind::PrefectWorkspace;
+
+    fn api(client: Client, scope: &Scope) -> Api<Guarded<Self>> {
+        scope.api(client)
+    }
+
+    fn subject<'a>(&'a self, namespace: &'a str) -> Subject<'a> {
+        let state = format!("{:?} {:?}", self.uid(), self.metadata.generation);
+        Subject { connection: self.spec.connection(), namespace: Some(namespace), state }
+    }
+
+    fn parent(&self) -> Option<&str> {
+        self.spec.parent.as_ref().map(|parent| parent.name.as_str())
+    }
+
+    fn status(&self) -> Option<&WorkspaceStatus> {
+        self.status.as_ref()
+    }
+}
+
+impl WorkspaceResource for ClusterPrefectWorkspace {
+    const KIND: WorkspaceKind = WorkspaceKind::ClusterPrefectWorkspace;
+
+    fn api(client: Client, _: &Scope) -> Api<Guarded<Self>> {
+        Api::all(client)
+    }
+
+    fn subject<'a>(&'a self, _: &'a str) -> Subject<'a> {
+        let connection = self.spec.connection();
+        // Not the generation: who may read what is no other state of the session.
+        let state = format!("{:?} {connection:?}", self.uid());
+        Subject { connection, namespace: None, state }
+    }
+
+    fn parent(&self) -> Option<&str> {
+        None
+    }
+
+    fn status(&self) -> Option<&WorkspaceStatus> {
+        self.status.as_ref()
+    }
 }
 
 impl SyncKind for PrefectSecret {

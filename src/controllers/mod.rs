@@ -5,7 +5,8 @@
 //!   [`apply`] carries out a plan's target action; [`targets`] watches targets as
 //!   metadata, by label, and wakes the object of one that someone else changed.
 //! - `rollout` restarts workloads; [`leaving`] takes the keys of objects that are gone out of targets of others.
-//! - [`workspaces`] reconciles PrefectWorkspaces: gathers credentials and puts the session into that state.
+//! - [`workspaces`] reconciles workspaces of both kinds: gathers credentials and puts the session into that state.
+//!   `directory` finds an object's workspace; `namespaces` watches who may use one of the whole cluster.
 //! - `watching` is what all watches have in common when they fail.
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
 //!
@@ -16,9 +17,11 @@ pub mod apply;
 mod bulk;
 pub mod context;
 pub mod credentials;
+mod directory;
 pub mod errors;
 pub mod kind;
 pub mod leaving;
+mod namespaces;
 pub mod objects;
 mod rollout;
 pub mod status;
@@ -45,6 +48,7 @@ use crate::sync::plan::whole_seconds;
 use crate::telemetry::Health;
 use crate::workspace::Workspaces;
 use context::Context;
+use directory::{ClusterWorkspaces, Directory};
 use wakers::Wakers;
 
 /// The name under which we write: field manager, Event reporter.
@@ -104,7 +108,7 @@ impl Scope {
 /// # Errors
 /// When the CRDs are missing, or a controller ended by itself.
 pub async fn run(client: Client, options: Options, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
-    crds_are_there(&client).await?;
+    let served = served_kinds(&client).await?;
     let scopes = Scope::all(&options);
     let (wakers, mut woken) = Wakers::new(&scopes);
     let Health { readiness, pulses, metrics } = health;
@@ -113,17 +117,31 @@ pub async fn run(client: Client, options: Options, health: Health, shutdown: Can
     metrics.watch_sessions(Arc::new(move || sessions.states()));
     let context = Arc::new(Context::new(client, workspaces, options, metrics));
     let mut tasks = JoinSet::new();
-    for scope in scopes {
-        let channels = woken.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
-        let cache = workspaces::spawn(&mut tasks, &scope, &context, channels.workspaces, &shutdown);
+    let (cluster, namespaces_listed) = if let Some(why) = why_no_cluster(&context.options, &served) {
+        tracing::info!("no ClusterPrefectWorkspace is read: {why}");
+        (ClusterWorkspaces::Off(why.into()), CancellationToken::new())
+    } else {
+        let cache = workspaces::spawn_cluster(&mut tasks, &context, woken.cluster_workspaces, &shutdown);
+        let listed = namespaces::spawn(&mut tasks, &context, &shutdown);
         readiness.expect(cache.listed.clone());
+        readiness.expect(listed.clone());
+        (ClusterWorkspaces::On(cache), listed)
+    };
+    for scope in scopes {
+        let channels = woken.scopes.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
+        let cache = workspaces::spawn(&mut tasks, &scope, &context, &cluster, channels.workspaces, &shutdown);
+        readiness.expect(cache.listed.clone());
+        let directory =
+            Directory { namespaced: cache, cluster: cluster.clone(), namespaces_listed: namespaces_listed.clone() };
         let listed = targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
         let woken = channels.secrets;
-        readiness
-            .expect(objects::spawn::<PrefectSecret>(&mut tasks, &scope, &context, &cache, woken, listed, &shutdown));
+        readiness.expect(objects::spawn::<PrefectSecret>(
+            &mut tasks, &scope, &context, &directory, woken, listed, &shutdown,
+        ));
         let listed = targets::spawn::<PrefectKV, ConfigMap>(&mut tasks, &scope, &context, &shutdown);
         let woken = channels.kvs;
-        readiness.expect(objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &cache, woken, listed, &shutdown));
+        readiness
+            .expect(objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &directory, woken, listed, &shutdown));
     }
     let namespaces = match context.options.namespaces.as_slice() {
         [] => "all".to_owned(),
@@ -137,8 +155,18 @@ pub async fn run(client: Client, options: Options, health: Health, shutdown: Can
     Ok(())
 }
 
-/// A clear word instead of watches that fail for ever.
-async fn crds_are_there(client: &Client) -> anyhow::Result<()> {
+/// Why the ClusterPrefectWorkspaces are not read, if they are not.
+fn why_no_cluster(options: &Options, served: &[String]) -> Option<String> {
+    if !options.namespaces.is_empty() {
+        let namespaces = options.namespaces.join(", ");
+        return Some(format!("this operator works in some namespaces only ({namespaces}), not in the whole cluster"));
+    }
+    let is_served = served.iter().any(|kind| kind == "ClusterPrefectWorkspace");
+    (!is_served).then(|| "the API server does not serve the kind; install the CRDs, kubectl apply -f crds/".to_owned())
+}
+
+/// The kinds of ours that the API server has; a clear word instead of watches that fail for ever.
+async fn served_kinds(client: &Client) -> anyhow::Result<Vec<String>> {
     let group = format!("{}/v1alpha1", crate::api::GROUP);
     let served = match client.list_api_group_resources(&group).await {
         Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect::<Vec<_>>(),
@@ -155,7 +183,7 @@ async fn crds_are_there(client: &Client) -> anyhow::Result<()> {
         "the API server does not serve {} ({group}): install the CRDs first, kubectl apply -f crds/",
         missing.join(", ")
     );
-    Ok(())
+    Ok(served)
 }
 
 /// A cache of objects, and when it has been filled.

@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 use super::apply::{self, Applied, delete};
 use super::bulk;
 use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
+use super::directory::{Directory, Standing};
 use super::errors::Error;
-use super::kind::{Guarded, SyncKind, TargetKind, Workspace, place};
+use super::kind::{Guarded, SyncKind, TargetKind, place};
 use super::wakers::KindWoken;
 use super::watching::{self, Patience};
-use super::{Cache, Scope, leaving, now, on, rollout, status};
+use super::{Scope, leaving, now, on, rollout, status};
 use crate::api::{OWNER_ANNOTATION, REFRESH_ANNOTATION, SyncStatus};
 use crate::sync::conditions;
-use crate::sync::plan::{self, Observed, Plan, Version, WorkspaceView};
+use crate::sync::plan::{self, Observed, Plan, Version};
 use crate::sync::target::merger;
 use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Removal, Target, TargetAction, Timestamp};
 use crate::workspace::Observation;
@@ -40,9 +41,9 @@ const MOST_PLANS: usize = 5;
 /// What the reconciles of one kind and scope share.
 pub(super) struct Shared<K: SyncKind> {
     pub context: Arc<Context>,
-    workspaces: Store<Workspace>,
-    /// When the workspaces have been listed.
-    listed: CancellationToken,
+    pub directory: Directory,
+    /// When all objects have said what they ask for.
+    announced: CancellationToken,
     /// When the targets have been listed, or can't be.
     targets_listed: CancellationToken,
     pub store: Store<Guarded<K>>,
@@ -53,7 +54,7 @@ pub(super) fn spawn<K: SyncKind>(
     tasks: &mut JoinSet<()>,
     scope: &Scope,
     context: &Arc<Context>,
-    workspaces: &Cache<Workspace>,
+    directory: &Directory,
     woken: KindWoken<Guarded<K>>,
     targets_listed: CancellationToken,
     shutdown: &CancellationToken,
@@ -89,8 +90,6 @@ pub(super) fn spawn<K: SyncKind>(
             Event::InitDone => {
                 filled.cancel();
                 sweeping.notify_one();
-                // Before any of them is reconciled, so that the session reads the keys of all together.
-                cache.state().iter().for_each(|object| announce(&forgetting, object));
                 // Deleted while we were not watching.
                 let known = forgetting.workspaces.dependents().into_iter().chain(forgetting.written.keys(|_| true));
                 let known: BTreeSet<Dependent> = known.collect();
@@ -106,11 +105,12 @@ pub(super) fn spawn<K: SyncKind>(
         .predicate_filter(asked_for, PredicateConfig::default());
     let shared = Arc::new(Shared {
         context: context.clone(),
-        workspaces: workspaces.store.clone(),
-        listed: workspaces.listed.clone(),
+        directory: directory.clone(),
+        announced: CancellationToken::new(),
         targets_listed: targets_listed.clone(),
         store: store.clone(),
     });
+    tokio::spawn(announce_all(shared.clone(), listed.clone()));
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(woken.each))
@@ -118,21 +118,27 @@ pub(super) fn spawn<K: SyncKind>(
         .run(reconcile::<K>, error_policy::<K>, shared.clone());
     leaving::spawn(shared.clone(), scope.clone(), sweep);
     bulk::spawn(tasks, shared, woken.many, woken.back, targets_listed, shutdown);
-    let needed = [listed.clone(), workspaces.listed.clone()];
+    let needed = [listed.clone(), directory.namespaced.listed.clone()];
     watching::spawn(tasks, controller, needed, shutdown.clone());
     listed
 }
 
-/// Tells the object's session which keys it asks for.
-fn announce<K: SyncKind>(context: &Context, object: &Guarded<K>) {
-    if let Ok(resource) = &object.0
-        && resource.meta().deletion_timestamp.is_none()
-    {
-        let object = resource.object();
-        if !object.suspend {
-            let _ = context.workspaces.observe(&object, &resource.status().cloned().unwrap_or_default());
+/// Tells the sessions which keys all objects ask for before any of them is reconciled, so that these are read together.
+async fn announce_all<K: SyncKind>(shared: Arc<Shared<K>>, listed: CancellationToken) {
+    listed.cancelled().await;
+    shared.directory.is_listed().await;
+    for object in shared.store.state() {
+        if let Ok(resource) = &object.0
+            && resource.meta().deletion_timestamp.is_none()
+        {
+            let object = shared.directory.resolve(resource.object());
+            if !object.suspend {
+                let status = resource.status().cloned().unwrap_or_default();
+                let _ = shared.context.workspaces.observe(&object, &status);
+            }
         }
     }
+    shared.announced.cancel();
 }
 
 /// What a user changes: the spec, or the annotation that asks for a refresh.
@@ -198,8 +204,9 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
         context.forget(&object.id);
         return Ok(Action::await_change());
     }
-    // Before the workspaces are listed none would be found.
-    shared.listed.cancelled().await;
+    shared.announced.cancelled().await;
+    shared.directory.knows(&object).await;
+    let object = shared.directory.resolve(object);
     let previous = previous_status(resource, &object, context);
     let api: Api<K::Target> = Api::namespaced(context.client.clone(), &object.id.namespace);
     // A target that was never written is created without a look: the API server finds the conflict.
@@ -277,9 +284,8 @@ pub(super) fn former_target<'a>(object: &Object, previous: &'a SyncStatus) -> Op
 pub(super) struct Gathered<'a> {
     object: &'a Object,
     previous: &'a SyncStatus,
-    workspace_exists: bool,
-    /// The namespace's workspaces, where the object's own does not exist.
-    others: Vec<String>,
+    standing: Standing,
+    has_cluster: bool,
     observation: Option<Observation>,
     readings: BTreeMap<RemoteKey, Reading>,
     written: Option<Version>,
@@ -294,15 +300,11 @@ impl<K: SyncKind> Shared<K> {
             workspaces.forget(&object.id);
         }
         let mut observation = (!object.suspend).then(|| workspaces.observe(object, previous));
-        let workspace = ObjectRef::new(&object.workspace.name).within(&object.workspace.namespace);
-        let workspace_exists = self.workspaces.get(&workspace).is_some();
-        let others =
-            if workspace_exists { Vec::new() } else { workspaces_of(&self.workspaces, &object.workspace.namespace) };
         Gathered {
             object,
             previous,
-            workspace_exists,
-            others,
+            standing: self.directory.standing(object, workspaces),
+            has_cluster: self.directory.has_cluster(),
             readings: observation.as_mut().map(|seen| std::mem::take(&mut seen.readings)).unwrap_or_default(),
             refreshed: observation.as_mut().and_then(|seen| seen.refreshed.take()),
             observation,
@@ -314,19 +316,10 @@ impl<K: SyncKind> Shared<K> {
 
 impl Gathered<'_> {
     pub(super) fn observed<'a>(&'a self, target: Option<&'a Target>, old_target: Option<&'a Target>) -> Observed<'a> {
-        let workspace = match &self.observation {
-            _ if !self.workspace_exists => WorkspaceView::Missing { others: &self.others },
-            Some(seen) => match &seen.unusable {
-                Some(failure) => WorkspaceView::Unusable(failure),
-                None if seen.usable => WorkspaceView::Usable,
-                None => WorkspaceView::Pending,
-            },
-            None => WorkspaceView::Pending,
-        };
         Observed {
             object: self.object,
             previous: self.previous,
-            workspace,
+            workspace: self.standing.view(self.observation.as_ref(), self.has_cluster),
             stale_after: self.observation.as_ref().map_or(Duration::ZERO, |seen| seen.stale_after),
             readings: &self.readings,
             target,
@@ -336,14 +329,6 @@ impl Gathered<'_> {
             refreshed: self.refreshed.as_deref(),
         }
     }
-}
-
-/// The names of a namespace's workspaces, in order.
-fn workspaces_of(workspaces: &Store<Workspace>, namespace: &str) -> Vec<String> {
-    let all = workspaces.state().into_iter().map(|workspace| place(&*workspace));
-    let mut names: Vec<String> = all.filter(|(of, _)| of == namespace).map(|(_, name)| name).collect();
-    names.sort_unstable();
-    names
 }
 
 async fn carry_out<T: TargetKind>(

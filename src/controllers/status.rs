@@ -2,8 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::ApiResource;
 use kube::core::error_boundary::InvalidObject;
-use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,12 +26,12 @@ use crate::sync::conditions::{Verdict, conditions};
 /// When the API server could not be asked, or failed.
 pub async fn write<K, S>(client: &Client, of: &ObjectMeta, after: &S) -> Result<Option<String>, Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Resource<DynamicType = ()>,
     S: Serialize,
 {
     let namespace = of.namespace.as_deref().unwrap_or_default();
     let name = of.name.as_deref().unwrap_or_default();
-    let doing = || format!("writing the status of {} {namespace}/{name}", K::kind(&()));
+    let doing = || format!("writing the status of {}", display::<K>(namespace, name));
     let patch = json!([
         { "op": "test", "path": "/metadata/uid", "value": of.uid },
         { "op": "add", "path": "/status", "value": after },
@@ -55,6 +55,11 @@ where
     }
 }
 
+fn display<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> String {
+    let kind = K::kind(&());
+    if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+}
+
 /// A status that has conditions.
 pub trait Conditions: Serialize + DeserializeOwned + Clone + Default + PartialEq {
     /// The status with these conditions, speaking of this generation.
@@ -70,7 +75,7 @@ pub trait Conditions: Serialize + DeserializeOwned + Clone + Default + PartialEq
 /// When the API server could not be asked, or failed.
 pub async fn report_invalid<K, S>(client: &Client, invalid: &InvalidObject) -> Result<String, Error>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    K: Resource<DynamicType = ()> + DeserializeOwned,
     S: Conditions,
 {
     let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
@@ -78,15 +83,15 @@ where
     let stored = api::<K>(client, &namespace)
         .get_opt(&name)
         .await
-        .map_err(|error| Error::kube(format!("reading {} {namespace}/{name}", K::kind(&())), &error))?;
+        .map_err(|error| Error::kube(format!("reading {}", display::<K>(&namespace, &name)), &error))?;
     // The guard's own error does not say where.
     let problem = stored
         .as_ref()
         .and_then(|stored| serde_path_to_error::deserialize::<_, K>(json!(stored)).err())
         .map_or_else(|| invalid.error.clone(), |error| error.to_string());
     let message = format!(
-        "{} {namespace}/{name} as it is stored does not fit the types of prefect-sync {} and is left alone: {problem}; mend it, or run the version that it was written for",
-        K::kind(&()),
+        "{} as it is stored does not fit the types of prefect-sync {} and is left alone: {problem}; mend it, or run the version that it was written for",
+        display::<K>(&namespace, &name),
         env!("CARGO_PKG_VERSION")
     );
     if let Some(stored) = stored {
@@ -103,11 +108,13 @@ where
     Ok(message)
 }
 
-fn api<K>(client: &Client, namespace: &str) -> Api<DynamicObject>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<K>(&()))
+/// The API of a kind in a namespace; in none of those of the whole cluster.
+fn api<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<K>(&());
+    if namespace.is_empty() {
+        return Api::all_with(client.clone(), &resource);
+    }
+    Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
 impl Conditions for crate::api::SyncStatus {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Scope;
-use super::kind::{Guarded, Workspace};
+use super::kind::{ClusterWorkspace, Guarded, Workspace};
 use crate::api::{PrefectKV, PrefectSecret};
 use crate::sync::object::WorkspaceKey;
 use crate::sync::{Dependent, Kind};
@@ -63,15 +63,22 @@ struct Senders {
 /// The sending ends of all scopes.
 pub(super) struct Wakers {
     scopes: Scopes,
+    cluster_workspaces: UnboundedSender<ObjectRef<ClusterWorkspace>>,
     gentle: UnboundedSender<Vec<Dependent>>,
 }
 
 #[derive(Clone)]
 struct Scopes(HashMap<Scope, Senders>);
 
+/// The receiving ends of all scopes.
+pub(super) struct AllWoken {
+    pub scopes: HashMap<Scope, Channels>,
+    pub cluster_workspaces: Woken<ClusterWorkspace>,
+}
+
 impl Wakers {
     /// Channels for each scope.
-    pub fn new(scopes: &[Scope]) -> (Self, HashMap<Scope, Channels>) {
+    pub fn new(scopes: &[Scope]) -> (Self, AllWoken) {
         let mut senders = HashMap::new();
         let mut receivers = HashMap::new();
         for scope in scopes {
@@ -86,7 +93,9 @@ impl Wakers {
         let (gentle, paced) = unbounded_channel();
         let wake_each = scopes.clone();
         tokio::spawn(pace(paced, move |dependent| wake_each.each(dependent)));
-        (Self { scopes, gentle }, receivers)
+        let (cluster_workspaces, cluster_woken) = unbounded_channel();
+        let woken = AllWoken { scopes: receivers, cluster_workspaces: cluster_woken };
+        (Self { scopes, cluster_workspaces, gentle }, woken)
     }
 }
 
@@ -145,7 +154,9 @@ impl Wake for Wakers {
     }
 
     fn workspace(&self, key: &WorkspaceKey) {
-        if let Some(senders) = self.scopes.of(&key.namespace) {
+        if key.is_cluster() {
+            let _ = self.cluster_workspaces.send(ObjectRef::new(&key.name));
+        } else if let Some(senders) = self.scopes.of(&key.namespace) {
             let _ = senders.workspaces.send(ObjectRef::new(&key.name).within(&key.namespace));
         }
     }

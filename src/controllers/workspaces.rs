@@ -1,4 +1,4 @@
-//! Reconciles PrefectWorkspaces: gathers what they name, puts their session into that state, says how it does.
+//! Reconciles workspaces of both kinds: gathers what they name, puts their session into that state, says how it does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,26 +8,28 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, predicates};
-use kube::{Resource, ResourceExt as _};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RECONCILE_TIMEOUT};
-use super::credentials::{Gathered, gather};
+use super::credentials::{Gathered, gather, gather_over};
+use super::directory::{ClusterWorkspaces, parsed};
 use super::errors::Error;
-use super::kind::{Workspace, place};
+use super::kind::{ClusterWorkspace, Guarded, Workspace, WorkspaceResource, place};
 use super::wakers::Woken;
 use super::watching::{self, Patience};
 use super::{Cache, Scope, now, on, status};
-use crate::api::{OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceKind, WorkspaceStatus};
-use crate::sync::object::WorkspaceKey;
+use crate::api::{
+    ClusterPrefectWorkspace, Connection, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceStatus,
+};
+use crate::sync::object::{DEFAULT_WORKSPACE, WorkspaceKey};
 use crate::sync::workspace::workspace_status;
 use crate::sync::{Failure, Reason};
-use crate::workspace::Setup;
+use crate::workspace::{Setup, Situation, Workspaces};
 
 const CONCURRENCY: u16 = 8;
 /// When to look again at a workspace that can't be used: a Secret without the label can't be watched.
@@ -35,97 +37,175 @@ const UNUSABLE_RETRY: Duration = Duration::from_secs(30);
 /// When to look again at one that can: what a watch missed, such as a label taken off meanwhile, is found then.
 const USABLE_RETRY: Duration = Duration::from_secs(600);
 
-/// Starts the controller; returns its cache.
+/// Starts the controller of a scope's PrefectWorkspaces; returns its cache.
 pub(super) fn spawn(
     tasks: &mut JoinSet<()>,
     scope: &Scope,
     context: &Arc<Context>,
+    cluster: &ClusterWorkspaces,
     woken: Woken<Workspace>,
     shutdown: &CancellationToken,
-) -> Cache<Workspace> {
+) -> Arc<Cache<Workspace>> {
+    let registry = context.workspaces.clone();
+    let seen = move |event: &Event<Workspace>, cache: &Store<Workspace>| {
+        let is_there = |namespace: &str| cache.get(&ObjectRef::new(DEFAULT_WORKSPACE).within(namespace)).is_some();
+        // Those that had used the cluster's for want of it.
+        let of_cluster = WorkspaceKey::cluster(DEFAULT_WORKSPACE);
+        match event {
+            Event::Apply(object) if place(object).1 == DEFAULT_WORKSPACE => {
+                let (namespace, _) = place(object);
+                registry.wake_users(|user, key| *key == of_cluster && user.namespace == namespace);
+            }
+            Event::InitDone => registry.wake_users(|user, key| *key == of_cluster && is_there(&user.namespace)),
+            _ => {}
+        }
+    };
+    spawn_kind::<PrefectWorkspace>(tasks, scope, context, cluster, (woken, seen), shutdown)
+}
+
+/// Starts the controller of the ClusterPrefectWorkspaces; returns its cache.
+pub(super) fn spawn_cluster(
+    tasks: &mut JoinSet<()>,
+    context: &Arc<Context>,
+    woken: Woken<ClusterWorkspace>,
+    shutdown: &CancellationToken,
+) -> Arc<Cache<ClusterWorkspace>> {
+    let registry = context.workspaces.clone();
+    let seen = move |event: &Event<ClusterWorkspace>, cache: &Store<ClusterWorkspace>| match event {
+        Event::Apply(object) => {
+            allow(&registry, object);
+            if place(object).1 == DEFAULT_WORKSPACE {
+                wake_without_default(&registry);
+            }
+        }
+        Event::Delete(object) => registry.set_rules(&place(object).1, None),
+        Event::InitDone => {
+            cache.state().iter().for_each(|object| allow(&registry, object));
+            wake_without_default(&registry);
+        }
+        Event::Init | Event::InitApply(_) => {}
+    };
+    // None is any other's child.
+    let none = ClusterWorkspaces::Off("it has no parent".into());
+    spawn_kind::<ClusterPrefectWorkspace>(tasks, &Scope::Cluster, context, &none, (woken, seen), shutdown)
+}
+
+/// Makes the access rules known before any object asks. One that can't be parsed allows nothing.
+fn allow(registry: &Workspaces, object: &ClusterWorkspace) {
+    let rules = parsed(object).map(|workspace| workspace.spec.access.as_slice()).unwrap_or_default();
+    registry.set_rules(&place(object).1, Some(rules));
+}
+
+/// Those that have no workspace may use the cluster's now.
+fn wake_without_default(registry: &Workspaces) {
+    let known = registry.keys_in_use();
+    registry.wake_users(|_, key| !key.is_cluster() && key.name == DEFAULT_WORKSPACE && !known.contains(key));
+}
+
+fn spawn_kind<K: WorkspaceResource>(
+    tasks: &mut JoinSet<()>,
+    scope: &Scope,
+    context: &Arc<Context>,
+    cluster: &ClusterWorkspaces,
+    (woken, seen): (Woken<Guarded<K>>, impl Fn(&Event<Guarded<K>>, &Store<Guarded<K>>) + Send + Sync + 'static),
+    shutdown: &CancellationToken,
+) -> Arc<Cache<Guarded<K>>> {
     let client = &context.client;
     let (store, writer) = reflector::store();
     let listed = CancellationToken::new();
     let filled = listed.clone();
     let (forgetting, cache, of) = (context.workspaces.clone(), store.clone(), scope.clone());
-    let stream = watcher(scope.api::<Workspace>(client.clone()), watcher::Config::default())
+    let stream = watcher(K::api(client.clone(), scope), watcher::Config::default())
         .backoff(Patience::default())
         .modify(watching::slim)
         .reflect(writer)
         // After the cache: the objects that are woken must not find it there any more.
-        .inspect_ok(move |event| match event {
-            Event::Delete(object) => forgetting.remove(&key(object)),
-            Event::InitDone => {
-                filled.cancel();
-                // Deleted while we were not watching.
-                let known = forgetting.keys();
-                known
-                    .iter()
-                    .filter(|known| of.covers(&known.namespace))
-                    .filter(|known| cache.get(&ObjectRef::new(&known.name).within(&known.namespace)).is_none())
-                    .for_each(|gone| forgetting.remove(gone));
+        .inspect_ok(move |event| {
+            seen(event, &cache);
+            match event {
+                Event::Delete(object) => forgetting.remove(&key(object)),
+                Event::InitDone => {
+                    filled.cancel();
+                    // Deleted while we were not watching.
+                    let known = forgetting.keys();
+                    known
+                        .iter()
+                        .filter(|known| known.kind == K::KIND && (known.is_cluster() || of.covers(&known.namespace)))
+                        .filter(|known| cache.get(&reference(known)).is_none())
+                        .for_each(|gone| forgetting.remove(gone));
+                }
+                _ => {}
             }
-            _ => {}
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
     let offered = watcher::Config::default().labels(&format!("{OFFER_LABEL}={OFFER_WORKSPACE}"));
     let by_secret = store.clone();
     let by_map = store.clone();
+    let shared = Shared { context: context.clone(), store: store.clone(), cluster: cluster.clone() };
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .watches(scope.api::<PartialObjectMeta<Secret>>(client.clone()), offered.clone(), move |secret| {
-            users(&by_secret, &secret, |workspace, name| workspace.spec.secrets().any(|secret| secret == name))
+            users(&by_secret, &place(&secret), |connection| connection.secrets().collect())
         })
         .watches(scope.api::<PartialObjectMeta<ConfigMap>>(client.clone()), offered, move |map| {
-            users(&by_map, &map, |workspace, name| workspace.spec.config_maps().any(|map| map == name))
+            users(&by_map, &place(&map), |connection| connection.config_maps().collect())
         })
         .reconcile_on(UnboundedReceiverStream::new(woken))
         .graceful_shutdown_on(on(shutdown))
-        .run(reconcile, error_policy, Arc::new(Shared { context: context.clone(), store: store.clone() }));
+        .run(reconcile::<K>, error_policy::<K>, Arc::new(shared));
     watching::spawn(tasks, controller, [listed.clone()], shutdown.clone());
-    Cache { store, listed }
+    Arc::new(Cache { store, listed })
 }
 
-struct Shared {
+struct Shared<K: WorkspaceResource> {
     context: Arc<Context>,
-    store: Store<Workspace>,
+    store: Store<Guarded<K>>,
+    cluster: ClusterWorkspaces,
 }
 
-fn key(object: &Workspace) -> WorkspaceKey {
+fn key<K: WorkspaceResource>(object: &Guarded<K>) -> WorkspaceKey {
     let (namespace, name) = place(object);
-    WorkspaceKey { kind: WorkspaceKind::PrefectWorkspace, namespace, name }
+    WorkspaceKey { kind: K::KIND, namespace, name }
 }
 
-/// The workspaces of its namespace that name an offered object.
-fn users<K: Resource>(
-    store: &Store<Workspace>,
-    offered: &K,
-    names: impl Fn(&PrefectWorkspace, &str) -> bool,
-) -> Vec<ObjectRef<Workspace>> {
-    let (namespace, name) = place(offered);
-    store
-        .state()
-        .into_iter()
-        .filter(|object| object.namespace().as_ref() == Some(&namespace))
-        .filter(|object| object.0.as_ref().is_ok_and(|workspace| names(workspace, &name)))
-        .map(|object| ObjectRef::from_obj(&*object))
-        .collect()
+/// The object of that key in a cache.
+fn reference<K: Lookup<DynamicType = ()>>(key: &WorkspaceKey) -> ObjectRef<K> {
+    let of = ObjectRef::new(&key.name);
+    if key.is_cluster() { of } else { of.within(&key.namespace) }
 }
 
-fn error_policy(object: Arc<Workspace>, error: &Error, shared: Arc<Shared>) -> Action {
+/// The workspaces that name an offered object.
+fn users<K: WorkspaceResource>(
+    store: &Store<Guarded<K>>,
+    (namespace, name): &(String, String),
+    names: impl for<'a> Fn(Connection<'a>) -> Vec<&'a KeyRef>,
+) -> Vec<ObjectRef<Guarded<K>>> {
+    let names_it = |object: &Guarded<K>| {
+        let Ok(workspace) = &object.0 else { return false };
+        let (own, _) = place(object);
+        let subject = workspace.subject(&own);
+        names(subject.connection).into_iter().any(|reference| {
+            let of = subject.namespace.or(reference.namespace.as_deref());
+            of == Some(namespace) && reference.name == *name
+        })
+    };
+    store.state().into_iter().filter(|object| names_it(object)).map(|object| ObjectRef::from_obj(&*object)).collect()
+}
+
+fn error_policy<K: WorkspaceResource>(object: Arc<Guarded<K>>, error: &Error, shared: Arc<Shared<K>>) -> Action {
     let key = key(&object);
     let delay = error.retry_in(shared.context.workspace_tries.count(&key), &key.to_string());
     tracing::warn!(workspace = %key, retry_in = ?delay, "{error}");
     Action::requeue(delay)
 }
 
-async fn reconcile(object: Arc<Workspace>, shared: Arc<Shared>) -> Result<Action, Error> {
+async fn reconcile<K: WorkspaceResource>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>) -> Result<Action, Error> {
     let (key, context) = (key(&object), &shared.context);
     let work = async {
         match &object.0 {
-            Ok(workspace) => reconcile_workspace(workspace, &key, context).await,
-            Err(invalid) => report_invalid(invalid, &key, context).await,
+            Ok(workspace) => reconcile_workspace(workspace, &key, &shared).await,
+            Err(invalid) => report_invalid::<K>(invalid, &key, context).await,
         }
     };
     let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
@@ -140,33 +220,51 @@ async fn reconcile(object: Arc<Workspace>, shared: Arc<Shared>) -> Result<Action
     done
 }
 
-async fn reconcile_workspace(
-    workspace: &PrefectWorkspace,
+async fn reconcile_workspace<K: WorkspaceResource>(
+    workspace: &K,
     key: &WorkspaceKey,
-    context: &Context,
+    shared: &Shared<K>,
 ) -> Result<Action, Error> {
-    let now = now();
-    let Gathered { fingerprint, api_url, setup } = gather(workspace, &context.client, &context.options, now).await?;
+    let (now, context) = (now(), &shared.context);
+    let subject = workspace.subject(&key.namespace);
+    let gathered = match workspace.parent() {
+        None => gather(&subject, &context.client, &context.options, now).await?,
+        Some(name) => {
+            shared.cluster.listed().cancelled().await;
+            let parent = shared.cluster.get(name);
+            let parent = parent.as_ref().map_err(Clone::clone).and_then(|parent| match parsed(parent) {
+                Some(parent) => Ok(parent.subject("")),
+                None => Err((Reason::ObjectInvalid, format!("ClusterPrefectWorkspace {name:?} can't be understood"))),
+            });
+            gather_over(parent.as_ref().map_err(Clone::clone), &subject, &context.client, &context.options, now).await?
+        }
+    };
+    let Gathered { fingerprint, api_url, interval, stale_after, setup } = gathered;
     let usable = matches!(setup, Setup::Usable { .. });
-    context.workspaces.set(key, &fingerprint, workspace.spec.stale_after(), setup);
+    let situation = Situation { fingerprint: &fingerprint, stale_after, parent: workspace.parent() };
+    context.workspaces.set(key, situation, setup);
 
-    let previous = workspace.status.clone().unwrap_or_default();
+    let previous = workspace.status().cloned().unwrap_or_default();
     let health = context.workspaces.health(key);
-    let interval = workspace.spec.refresh_interval();
-    let generation = workspace.metadata.generation;
+    let generation = workspace.meta().generation;
     let (after, event) = workspace_status(&previous, generation, api_url.as_deref(), &health, interval, now);
     if after != previous {
-        status::write::<PrefectWorkspace, _>(&context.client, workspace.meta(), &after).await?;
+        status::write::<K, _>(&context.client, workspace.meta(), &after).await?;
         context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
     }
     Ok(Action::requeue(if usable { USABLE_RETRY } else { UNUSABLE_RETRY }))
 }
 
-async fn report_invalid(invalid: &InvalidObject, key: &WorkspaceKey, context: &Context) -> Result<Action, Error> {
-    let message = status::report_invalid::<PrefectWorkspace, WorkspaceStatus>(&context.client, invalid).await?;
+async fn report_invalid<K: WorkspaceResource>(
+    invalid: &InvalidObject,
+    key: &WorkspaceKey,
+    context: &Context,
+) -> Result<Action, Error> {
+    let message = status::report_invalid::<K, WorkspaceStatus>(&context.client, invalid).await?;
     let now = now();
     let failure = Failure { reason: Reason::ObjectInvalid, message, since: now, workspace_wide: true };
     let fingerprint = format!("invalid {:?} {:?}", invalid.metadata.uid, invalid.metadata.generation);
-    context.workspaces.set(key, &fingerprint, Duration::ZERO, Setup::Unusable(failure));
+    let situation = Situation { fingerprint: &fingerprint, stale_after: Duration::ZERO, parent: None };
+    context.workspaces.set(key, situation, Setup::Unusable(failure));
     Ok(Action::await_change())
 }

@@ -49,6 +49,17 @@ pub struct Budget {
     _share: Arc<Share>,
 }
 
+/// What one workspace asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests a minute.
+    pub rate: NonZeroU32,
+    /// How long it may take to notice that a dead server is back.
+    pub interval: Duration,
+    /// Whether its rate holds whatever others ask for: it is set for all who share the host, not by one of them.
+    pub binding: bool,
+}
+
 /// Who waits for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
@@ -94,8 +105,8 @@ struct Shared {
 }
 
 struct State {
-    /// What each share asks for: requests a minute, and how long it may take to notice that the server is back.
-    shares: BTreeMap<u64, (NonZeroU32, Duration)>,
+    /// What each share asks for.
+    shares: BTreeMap<u64, Limits>,
     next_share: u64,
     limiter: Limiter,
     clock: TokioClock,
@@ -148,15 +159,15 @@ impl Budgets {
         Self { budgets: Arc::default(), metrics }
     }
 
-    /// A share in the budget of the host and account of `url`. The lowest rate of all shares holds, and a minute's
-    /// worth may be spent at once. `interval` is how long it may take to notice that a dead server is back.
+    /// A share in the budget of the host and account of `url`. The lowest rate of all shares holds, or of the binding
+    /// ones where there are some, and a minute's worth may be spent at once.
     #[must_use]
-    pub fn budget(&self, url: &ApiUrl, requests_per_minute: NonZeroU32, interval: Duration) -> Budget {
+    pub fn budget(&self, url: &ApiUrl, limits: Limits) -> Budget {
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         budgets.retain(|_, budget| budget.strong_count() > 0);
         let key = url.host_and_account();
         let shared = budgets.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let shared = Arc::new(Shared::new(url.host_and_port(), self.metrics.clone(), requests_per_minute));
+            let shared = Arc::new(Shared::new(url.host_and_port(), self.metrics.clone(), limits.rate));
             budgets.insert(key, Arc::downgrade(&shared));
             shared
         });
@@ -164,7 +175,7 @@ impl Budgets {
             let mut state = shared.lock();
             state.next_share += 1;
             let number = state.next_share;
-            state.shares.insert(number, (requests_per_minute, interval));
+            state.shares.insert(number, limits);
             state.follow_shares();
             number
         };
@@ -188,7 +199,7 @@ impl Budget {
     /// A budget of nobody else's, without a limit.
     #[must_use]
     pub fn unlimited(url: &ApiUrl) -> Self {
-        Budgets::default().budget(url, NonZeroU32::MAX, LAST_REST)
+        Budgets::default().budget(url, Limits { rate: NonZeroU32::MAX, interval: LAST_REST, binding: false })
     }
 
     /// Waits for permission to send one request.
@@ -297,7 +308,8 @@ impl Shared {
 
 impl State {
     fn follow_shares(&mut self) {
-        let lowest = self.shares.values().map(|(rate, _)| *rate).min();
+        let binding = self.shares.values().filter(|limits| limits.binding).map(|limits| limits.rate).min();
+        let lowest = binding.or_else(|| self.shares.values().map(|limits| limits.rate).min());
         if let Some(lowest) = lowest.filter(|lowest| *lowest != self.rate) {
             self.rate = lowest;
             self.limiter = RateLimiter::direct_with_clock(Quota::per_minute(lowest), self.clock.clone());
@@ -345,7 +357,7 @@ impl State {
         if self.failures < FAILURES || (self.open.is_some() && !is_probe) {
             return;
         }
-        let longest = self.shares.values().map(|(_, interval)| *interval).min().unwrap_or(LAST_REST).min(LAST_REST);
+        let longest = self.shares.values().map(|limits| limits.interval).min().unwrap_or(LAST_REST).min(LAST_REST);
         let rest = self.open.as_ref().map_or(FIRST_REST, |open| open.rest.saturating_mul(2)).min(longest);
         self.open = Some(Open { until: Instant::now() + spread(rest), rest, kind: kind.clone(), probing: false });
     }

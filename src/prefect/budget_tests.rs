@@ -13,9 +13,13 @@ fn rate(requests: u32) -> NonZeroU32 {
     NonZeroU32::new(requests).unwrap()
 }
 
+fn limits(requests: u32, interval: Duration) -> Limits {
+    Limits { rate: rate(requests), interval, binding: false }
+}
+
 fn budget(requests: u32) -> (Budgets, Budget) {
     let budgets = Budgets::default();
-    let budget = budgets.budget(&url("http://prefect:4200/api"), rate(requests), HOUR);
+    let budget = budgets.budget(&url("http://prefect:4200/api"), limits(requests, HOUR));
     (budgets, budget)
 }
 
@@ -36,6 +40,17 @@ async fn refusal(budget: &Budget) -> Option<Refused> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_of_those_who_share_a_host_slows_nobody_where_a_rate_is_set_for_all() {
+    let (budgets, _one) = budget(6);
+    let binding = Limits { binding: true, ..limits(6000, HOUR) };
+    let all = budgets.budget(&url("http://prefect:4200/api"), binding);
+    assert!(spend(&all, 100).await < Duration::from_secs(1), "the one who asks for 6 a minute is one of them");
+    drop(all);
+    let other = budgets.budget(&url("http://prefect:4200/api"), limits(6000, HOUR));
+    assert!(spend(&other, 12).await > Duration::from_secs(50), "nobody decides any more: the lowest holds");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_minutes_worth_may_be_spent_at_once_and_then_the_rate_holds() {
     let (_budgets, budget) = budget(60);
     assert_eq!(spend(&budget, 60).await, Duration::ZERO);
@@ -46,8 +61,8 @@ async fn a_minutes_worth_may_be_spent_at_once_and_then_the_rate_holds() {
 #[tokio::test(start_paused = true)]
 async fn the_lowest_rate_of_all_who_share_the_host_holds_while_they_do() {
     let (budgets, fast) = budget(6000);
-    let slow = budgets.budget(&url("http://prefect:4200/api/"), rate(6), HOUR);
-    let elsewhere = budgets.budget(&url("http://prefect:4201/api"), rate(6000), HOUR);
+    let slow = budgets.budget(&url("http://prefect:4200/api/"), limits(6, HOUR));
+    let elsewhere = budgets.budget(&url("http://prefect:4201/api"), limits(6000, HOUR));
     spend(&slow, 6).await;
     assert!(spend(&fast, 1).await > Duration::from_secs(5), "it shares the other's budget");
     assert_eq!(spend(&elsewhere, 100).await, Duration::ZERO);
@@ -61,7 +76,7 @@ async fn accounts_of_prefect_cloud_have_budgets_of_their_own() {
     let of = |account: &str| {
         let id = |n| Uuid::from_u128(n).to_string();
         let address = format!("https://api.prefect.cloud/api/accounts/{account}/workspaces/{}", id(9));
-        budgets.budget(&url(&address), rate(6), HOUR)
+        budgets.budget(&url(&address), limits(6, HOUR))
     };
     let [one, two] = [1, 2].map(|n| of(&Uuid::from_u128(n).to_string()));
     spend(&one, 6).await;
@@ -73,7 +88,7 @@ async fn a_short_pause_is_waited_for_and_a_long_one_is_the_callers() {
     let (budgets, budget) = budget(6000);
     let throttled = |seconds| Outcome::Pause(Some(Duration::from_secs(seconds)));
     budget.acquire(Lane::Foreground).await.ok().unwrap().report(&throttled(2));
-    let other = budgets.budget(&url("http://prefect:4200/api"), rate(6000), HOUR);
+    let other = budgets.budget(&url("http://prefect:4200/api"), limits(6000, HOUR));
     assert_eq!(spend(&other, 1).await.as_secs(), 2, "the host paused all");
     budget.acquire(Lane::Foreground).await.ok().unwrap().report(&throttled(30));
     let refused = refusal(&other).await.unwrap();
@@ -153,7 +168,7 @@ async fn a_probe_that_is_given_up_lets_the_next_one_try_and_late_failures_change
 #[tokio::test(start_paused = true)]
 async fn the_shortest_interval_of_all_limits_how_long_a_server_is_left_alone() {
     let budgets = Budgets::default();
-    let budget = budgets.budget(&url("http://prefect:4200/api"), rate(6000), Duration::from_secs(3));
+    let budget = budgets.budget(&url("http://prefect:4200/api"), limits(6000, Duration::from_secs(3)));
     for _ in 0..FAILURES {
         fail(&budget).await;
     }

@@ -72,6 +72,15 @@ impl LocalSecrets {
         Ok(LocalSecrets(entries))
     }
 
+    /// These, and what `below` has besides.
+    #[must_use]
+    pub fn over(mut self, below: &Self) -> Self {
+        for (name, json) in &below.0 {
+            self.0.entry(name.clone()).or_insert_with(|| json.clone());
+        }
+        self
+    }
+
     /// The raw JSON text of one secret.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|json| json.as_str())

@@ -118,7 +118,7 @@ const HINT_LOCALHOST: &str = "connection refused: localhost inside a pod is the 
 const HINT_REFUSED: &str = "connection refused: is Prefect running, and is the port right?";
 const HINT_NAME: &str = "its name does not resolve: check the host in spec.api.url \
      (inside a cluster it is SERVICE.NAMESPACE)";
-const HINT_NOT_TRUSTED: &str = "its certificate is not trusted: set spec.api.caBundle";
+pub(crate) const HINT_NOT_TRUSTED: &str = "its certificate is not trusted: set spec.api.caBundle";
 const HINT_OTHER_NAME: &str = "its certificate is for another host name: use a name that the certificate carries";
 const HINT_EXPIRED: &str = "its certificate has expired, or a clock is wrong";
 const HINT_TLS: &str = "the TLS handshake failed: is this port HTTPS? If not, write http:// in spec.api.url";

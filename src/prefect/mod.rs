@@ -40,7 +40,7 @@ mod transport_tests;
 mod url_tests;
 
 pub use answer::MAX_BODY;
-pub use budget::{Budget, Budgets};
+pub use budget::{Budget, Budgets, Limits};
 pub use client::{Client, MAX_LISTED, MAX_LISTED_BYTES, MAX_NAMES};
 pub use config_toml::{ConfigTomlError, LocalSecrets};
 pub use error::{Error, ErrorKind};

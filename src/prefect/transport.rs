@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::answer::{Answer, ReadError, retry_after};
 use super::budget::{Budget, Lane, Outcome, Refused};
 use super::csrf::{self, Csrf, Token};
-use super::error::{CONNECT_TIMEOUT, TOTAL_TIMEOUT, unreachable};
+use super::error::{CONNECT_TIMEOUT, HINT_NOT_TRUSTED, TOTAL_TIMEOUT, unreachable};
 use super::jitter::random;
 use super::wire::TokenWire;
 use super::{ApiUrl, Error, ErrorKind};
@@ -291,6 +291,8 @@ fn of_status(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
 fn of_failure(kind: &ErrorKind) -> Outcome {
     match kind {
         ErrorKind::TooLarge => Outcome::Answered("too_large"),
+        // It is there: who trusts the certificate is the matter of each who talks to it.
+        ErrorKind::Unreachable { hint: Some(HINT_NOT_TRUSTED) } => Outcome::Answered("unreachable"),
         kind => Outcome::Dead(kind.clone(), "unreachable"),
     }
 }

@@ -1,10 +1,10 @@
 //! When "not found" may be believed: a list omits what a key may no longer see, and an emptied database answers
 //! as if nothing had ever been.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::reading::{Absence, Answer, Missing, Reading};
+use super::reading::{Absence, Answer, Hints, Reading};
 use super::{RemoteKey, Timestamp};
 use crate::api::{EntryState, EntryStatus, Source};
 
@@ -14,20 +14,20 @@ use crate::api::{EntryState, EntryStatus, Source};
 #[must_use]
 pub fn absent(
     previous: Option<&Reading>,
-    missing: Missing,
+    hints: Hints,
     exact: bool,
     (asked, answered): (Timestamp, Timestamp),
     interval: Duration,
 ) -> Absence {
     match previous.and_then(|reading| reading.answer.as_ref()) {
         Some(Answer::Absent(before)) => Absence {
-            missing,
+            hints,
             since: before.since,
             exact: exact || before.exact,
             confirmed: before.confirmed || (exact && elapsed(before.since, asked) >= interval),
             held: before.held,
         },
-        _ => Absence { missing, since: answered, exact, confirmed: false, held: false },
+        _ => Absence { hints, since: answered, exact, confirmed: false, held: false },
     }
 }
 
@@ -40,39 +40,64 @@ pub struct Census {
     pub vanished: usize,
 }
 
-/// Holds the absences of keys that vanished together: more than one key, and more than half of the `delivered` keys
-/// that targets hold, whose absences began within two intervals. One key alone is what deleting a secret looks like. A
-/// held absence stays held until the key comes back or no target holds it any more, whatever else goes later.
+/// A key that is gone.
+pub struct Gone<'a> {
+    /// The key.
+    pub key: &'a RemoteKey,
+    /// Its absence.
+    pub absence: &'a mut Absence,
+    /// The namespaces in which a target holds it.
+    pub holders: BTreeSet<&'a str>,
+}
+
+/// How many keys targets hold.
+#[derive(Debug, Default)]
+pub struct Delivered<'a> {
+    total: usize,
+    by_namespace: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Delivered<'a> {
+    /// Counts one more key, which targets in these namespaces hold.
+    pub fn count(&mut self, holders: &BTreeSet<&'a str>) {
+        self.total += usize::from(!holders.is_empty());
+        for holder in holders {
+            *self.by_namespace.entry(holder).or_default() += 1;
+        }
+    }
+}
+
+/// Holds the absences of keys that vanished together: more than one key, and more than half of those that targets hold,
+/// in the workspace or in one of the namespaces that share it, whose absences began within two intervals. One key alone
+/// is what deleting a secret looks like. A held absence stays held until the key comes back or no target holds it any
+/// more, whatever else goes later.
 ///
-/// `absences` are all there are, each with whether a target holds the key. Returns the census, and the keys that are
-/// held from now on or not any more.
-pub fn hold(
-    absences: Vec<(&RemoteKey, &mut Absence, bool)>,
-    delivered: usize,
-    interval: Duration,
-) -> (Census, BTreeSet<RemoteKey>) {
+/// `gone` are all there are. Returns the census, and the keys that are held from now on or not any more.
+pub fn hold(mut gone: Vec<Gone<'_>>, delivered: &Delivered<'_>, interval: Duration) -> (Census, BTreeSet<RemoteKey>) {
     let mut changed = BTreeSet::new();
-    let (gone, unheld): (Vec<_>, Vec<_>) = absences.into_iter().partition(|(_, _, delivered)| *delivered);
+    let mut hold_most = |is_of: &dyn Fn(&BTreeSet<&str>) -> bool, delivered: usize| {
+        let mut gone: Vec<&mut Gone<'_>> = gone.iter_mut().filter(|gone| is_of(&gone.holders)).collect();
+        let latest = gone.iter().map(|gone| gone.absence.since).max();
+        gone.retain(|gone| latest.is_some_and(|at| elapsed(gone.absence.since, at) <= interval.saturating_mul(2)));
+        if gone.len() > 1 && gone.len() * 2 > delivered {
+            for gone in gone.into_iter().filter(|gone| !gone.absence.held) {
+                gone.absence.held = true;
+                changed.insert(gone.key.clone());
+            }
+        }
+    };
+    hold_most(&|holders| !holders.is_empty(), delivered.total);
+    for (namespace, delivered) in &delivered.by_namespace {
+        hold_most(&|holders| holders.contains(namespace), *delivered);
+    }
     // Where no target holds the key nothing can shrink.
-    for (key, absence, _) in unheld {
-        if std::mem::take(&mut absence.held) {
-            changed.insert(key.clone());
+    for gone in gone.iter_mut().filter(|gone| gone.holders.is_empty()) {
+        if std::mem::take(&mut gone.absence.held) {
+            changed.insert(gone.key.clone());
         }
     }
-    let latest = gone.iter().map(|(_, absence, _)| absence.since).max();
-    let is_recent =
-        |absence: &Absence| latest.is_some_and(|at| elapsed(absence.since, at) <= interval.saturating_mul(2));
-    let together = gone.iter().filter(|(_, absence, _)| is_recent(absence)).count();
-    let most = together > 1 && together * 2 > delivered;
-    let mut vanished = 0;
-    for (key, absence, _) in gone {
-        if most && !absence.held && is_recent(absence) {
-            absence.held = true;
-            changed.insert(key.clone());
-        }
-        vanished += usize::from(absence.held);
-    }
-    (Census { delivered, vanished }, changed)
+    let vanished = gone.iter().filter(|gone| gone.absence.held).count();
+    (Census { delivered: delivered.total, vanished }, changed)
 }
 
 /// Whether an entry's status says that the target holds a value of Prefect's, not a default.
@@ -101,13 +126,9 @@ mod tests {
         Reading { answer: Some(Answer::Absent(absence)), ..Reading::default() }
     }
 
-    fn missing() -> Missing {
-        Missing::Variable { near: None, no_dashes: false }
-    }
-
     fn seen(previous: Option<&Absence>, second: i64, exact: bool) -> Absence {
         let previous = previous.cloned().map(reading);
-        absent(previous.as_ref(), missing(), exact, (at(second), at(second + 1)), INTERVAL)
+        absent(previous.as_ref(), Hints::default(), exact, (at(second), at(second + 1)), INTERVAL)
     }
 
     #[test]
@@ -138,8 +159,13 @@ mod tests {
 
     /// Ten delivered keys, of which the first are gone since the seconds given.
     fn ten(gone: &[i64]) -> Vec<(RemoteKey, Absence, bool)> {
-        let absence =
-            |since: &i64| Absence { missing: missing(), since: at(*since), exact: true, confirmed: true, held: false };
+        let absence = |since: &i64| Absence {
+            hints: Hints::default(),
+            since: at(*since),
+            exact: true,
+            confirmed: true,
+            held: false,
+        };
         gone.iter().enumerate().map(|(n, since)| (key(n), absence(since), true)).collect()
     }
 
@@ -147,8 +173,35 @@ mod tests {
         RemoteKey::Variable { name: format!("k{n}") }
     }
 
+    /// Keys that are gone, each held in one namespace or in none, of so many that targets hold in each.
+    fn hold_of<'a>(
+        gone: impl Iterator<Item = (&'a RemoteKey, &'a mut Absence, &'a str)>,
+        delivered: &[(&'a str, usize)],
+    ) -> (Census, BTreeSet<RemoteKey>) {
+        let mut counts = Delivered::default();
+        for (namespace, count) in delivered {
+            (0..*count).for_each(|_| counts.count(&BTreeSet::from([*namespace])));
+        }
+        let holders = |of: &'a str| Some(of).filter(|of| !of.is_empty()).into_iter().collect();
+        hold(gone.map(|(key, absence, of)| Gone { key, absence, holders: holders(of) }).collect(), &counts, INTERVAL)
+    }
+
+    #[test]
+    fn a_team_whose_keys_vanish_together_is_as_safe_as_if_the_workspace_were_its_own() {
+        let delivered = [("small", 3), ("large", 100)];
+        let mut gone = ten(&[0, 0, 0]);
+        let all_of = |of: &'static str, gone: &mut [(RemoteKey, Absence, bool)]| {
+            hold_of(gone.iter_mut().map(|(key, absence, _)| (&*key, absence, of)), &delivered).0.vanished
+        };
+        assert_eq!(all_of("large", &mut gone), 0, "three of a hundred are no alarm");
+        assert_eq!(all_of("small", &mut gone), 3, "three of three are");
+    }
+
     fn hold_of_ten(absences: &mut [(RemoteKey, Absence, bool)]) -> (Census, BTreeSet<RemoteKey>) {
-        hold(absences.iter_mut().map(|(key, absence, held)| (&*key, absence, *held)).collect(), 10, INTERVAL)
+        hold_of(
+            absences.iter_mut().map(|(key, absence, held)| (&*key, absence, if *held { "a" } else { "" })),
+            &[("a", 10)],
+        )
     }
 
     fn vanished(gone: &[i64]) -> usize {

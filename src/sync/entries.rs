@@ -8,7 +8,7 @@ use super::object::Property;
 use super::path::Path;
 use super::query::Query;
 use super::reading::{Answer, Document};
-use super::resolve::{Outcome, members, resolve};
+use super::resolve::{Asking, Outcome, members, resolve};
 use super::source::{Rewriter, Selection, Source};
 use super::validate::{illegal, is_legal_key};
 use super::{Entry, Reason, RemoteKey};
@@ -49,7 +49,12 @@ fn answer<'a>(scene: &Scene<'a>, key: &RemoteKey) -> Option<&'a Answer> {
 
 fn outcome(scene: &Scene<'_>, entry: &Entry) -> Option<Outcome> {
     let answer = answer(scene, &entry.remote)?;
-    Some(resolve(entry, answer, &scene.observed.object.workspace.name))
+    Some(resolve(entry, answer, asking(scene)))
+}
+
+fn asking<'a>(scene: &Scene<'a>) -> Asking<'a> {
+    let object = scene.observed.object;
+    Asking { workspace: &object.workspace.name, namespace: &object.id.namespace }
 }
 
 /// What a source gives: entries under the names that they have in Prefect.
@@ -83,8 +88,7 @@ fn source_lines(scene: &Scene<'_>, number: usize, source: &Source) -> Vec<Line> 
                 }
             }
             Some(answer) => {
-                let outcome =
-                    resolve(&entry(source, remote.clone(), None), answer, &scene.observed.object.workspace.name);
+                let outcome = resolve(&entry(source, remote.clone(), None), answer, asking(scene));
                 return absent(scene, number, source, outcome);
             }
             None => return Vec::new(),

@@ -4,6 +4,7 @@ use super::Reason;
 use super::claim::version;
 use super::conditions::{self, Verdict};
 use super::planned::{Observed, PlannedEvent, TargetAction};
+use crate::api::{ResolvedWorkspace, SyncStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 pub(super) fn transition_event(observed: &Observed<'_>, verdict: &Verdict) -> Option<PlannedEvent> {
@@ -49,6 +50,18 @@ pub(super) fn written_events(
         events.push(normal(Reason::TargetRemoved, format!("{name} was removed: the target is now {target}")));
     }
     events
+}
+
+/// That another workspace is read than before.
+pub(super) fn workspace_event(before: &SyncStatus, after: &SyncStatus) -> Option<PlannedEvent> {
+    let (before, after) = (before.workspace.as_ref()?, after.workspace.as_ref()?);
+    (before != after).then(|| {
+        let display = |workspace: &ResolvedWorkspace| format!("{} {:?}", workspace.kind.as_str(), workspace.name);
+        let (before, after) = (display(before), display(after));
+        let note =
+            format!("{after} is read now, and no longer {before}; what it lacks is removed only once it confirms that");
+        PlannedEvent { warning: false, reason: Reason::WorkspaceChanged, note }
+    })
 }
 
 /// The Event of a transition; none for a first success.

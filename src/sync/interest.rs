@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::absence::is_delivered;
 use super::conditions::is_ready;
 use super::source::Selection;
-use super::{Object, RemoteKey};
+use super::{Access, Object, RemoteKey};
 use crate::api::SyncStatus;
 
 /// What one object asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interest {
     /// Its keys in order, each with whether its target holds a value of it. Most objects have few, and a map of one
     /// takes the room of eleven.
@@ -21,10 +21,13 @@ pub struct Interest {
     pub well: bool,
     /// The request to read its keys at once that was not heard yet.
     pub refresh: Option<Box<str>>,
+    /// What it may ask for.
+    pub access: Access,
 }
 
 impl Interest {
-    /// What `object`, whose status is `status`, asks for: of what `find` finds, what its target holds.
+    /// What `object`, whose status is `status`, asks for: of what `find` finds, what its target holds. Whether it may is
+    /// another question: [`Interest::limit`].
     #[must_use]
     pub fn of(object: &Object, status: &SyncStatus) -> Self {
         let delivered: HashSet<&str> = status
@@ -55,7 +58,20 @@ impl Interest {
         let keys = keys.into_iter().collect();
         let well = is_ready(&status.conditions) && status.observed_generation == object.generation;
         let refresh = object.refresh.as_deref().filter(|token| status.last_handled_refresh.as_deref() != Some(token));
-        Self { keys, interval: object.refresh_interval, well, refresh: refresh.map(Box::from) }
+        Self {
+            keys,
+            interval: object.refresh_interval,
+            well,
+            refresh: refresh.map(Box::from),
+            access: Access::default(),
+        }
+    }
+
+    /// Leaves it what it may ask for, now and later, and returns the other keys.
+    pub fn limit(&mut self, access: Access) -> Vec<RemoteKey> {
+        let refused = self.keys.extract_if(.., |(key, _)| !access.allows(key)).map(|(key, _)| key).collect();
+        self.access = access;
+        refused
     }
 
     /// Its keys.
@@ -70,8 +86,11 @@ impl Interest {
         Some(self.keys[at].1)
     }
 
-    /// Asks for one more key, of which the target holds nothing; whether it is new.
+    /// Asks for one more key, of which the target holds nothing, if it may; whether it is new.
     pub fn add(&mut self, key: &RemoteKey) -> bool {
+        if !self.access.allows(key) {
+            return false;
+        }
         match self.keys.binary_search_by(|(known, _)| known.cmp(key)) {
             Ok(_) => false,
             Err(at) => {

@@ -14,6 +14,7 @@
 //! Planning again after a plan was carried out asks for no write.
 
 pub mod absence;
+pub mod access;
 mod claim;
 pub mod conditions;
 mod entries;
@@ -40,14 +41,16 @@ pub mod source;
 pub mod suggest;
 pub mod target;
 pub mod template;
+mod tenancy;
 mod validate;
 pub mod value;
 pub mod workspace;
 
+pub use access::Access;
 pub use object::{Dependent, Entry, Kind, Object, RemoteKey};
 pub use plan::plan;
 pub use planned::{Observed, Plan, PlannedEvent, Removal, TargetAction};
-pub use reading::{Absence, Answer, Document, Failure, Missing, Read, Reading, Shape};
+pub use reading::{Absence, Answer, Askers, Document, Failure, Hints, Missing, Read, Reading, Shape};
 pub use reason::Reason;
 pub use target::{Manifest, Target};
 

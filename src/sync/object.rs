@@ -20,6 +20,8 @@ use crate::api::{
 
 /// The block type that `remoteRef.key` means when `blockType` is left out.
 pub const SECRET_BLOCK: &str = "secret";
+/// The name of the workspace that is meant where none is named.
+pub const DEFAULT_WORKSPACE: &str = "default";
 
 /// The kinds that sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,27 +74,48 @@ impl fmt::Display for Dependent {
 pub struct WorkspaceKey {
     /// Its kind.
     pub kind: WorkspaceKind,
-    /// Its namespace.
+    /// Its namespace; empty for one of the whole cluster.
     pub namespace: String,
     /// Its name.
     pub name: String,
 }
 
 impl WorkspaceKey {
+    /// The workspace of a namespace.
+    #[must_use]
+    pub fn namespaced(namespace: &str, name: &str) -> Self {
+        Self { kind: WorkspaceKind::PrefectWorkspace, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The workspace of the whole cluster.
+    #[must_use]
+    pub fn cluster(name: &str) -> Self {
+        Self { kind: WorkspaceKind::ClusterPrefectWorkspace, namespace: String::new(), name: name.to_owned() }
+    }
+
+    /// Whether it is one of the whole cluster.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.kind == WorkspaceKind::ClusterPrefectWorkspace
+    }
+
     /// Where a reference in `namespace` leads; no reference means the namespace's `default`.
     #[must_use]
-    pub fn resolve(reference: Option<&WorkspaceRef>, namespace: &str) -> Self {
-        Self {
-            kind: reference.and_then(|r| r.kind).unwrap_or(WorkspaceKind::PrefectWorkspace),
-            namespace: namespace.to_owned(),
-            name: reference.map_or_else(|| "default".to_owned(), |r| r.name.clone()),
+    pub fn of(reference: Option<&WorkspaceRef>, namespace: &str) -> Self {
+        let name = reference.map_or(DEFAULT_WORKSPACE, |reference| reference.name.as_str());
+        match reference.and_then(|reference| reference.kind) {
+            Some(WorkspaceKind::ClusterPrefectWorkspace) => Self::cluster(name),
+            Some(WorkspaceKind::PrefectWorkspace) | None => Self::namespaced(namespace, name),
         }
     }
 }
 
 impl fmt::Display for WorkspaceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+        match self.kind {
+            WorkspaceKind::PrefectWorkspace => write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name),
+            WorkspaceKind::ClusterPrefectWorkspace => write!(f, "{} {}", self.kind.as_str(), self.name),
+        }
     }
 }
 
@@ -228,6 +251,8 @@ pub struct Object {
     pub generation: Option<i64>,
     /// The workspace to read from.
     pub workspace: WorkspaceKey,
+    /// Whether it names none.
+    pub names_no_workspace: bool,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// What to read, one by one.
@@ -271,6 +296,16 @@ impl Object {
     #[must_use]
     pub fn target_display(&self) -> String {
         format!("{} {}/{}", self.id.kind.target(), self.id.namespace, self.target_name)
+    }
+
+    /// Lets an object that names no workspace use the cluster's `default` where its namespace has none of that name.
+    #[must_use]
+    pub fn with_default_workspace(mut self, exists: impl Fn(&WorkspaceKey) -> bool) -> Self {
+        let of_cluster = WorkspaceKey::cluster(DEFAULT_WORKSPACE);
+        if self.names_no_workspace && !exists(&self.workspace) && exists(&of_cluster) {
+            self.workspace = of_cluster;
+        }
+        self
     }
 
     /// Whether its keys are to be in a target of someone else's.
@@ -385,7 +420,8 @@ fn named<K: kube::Resource>(
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
     Object {
-        workspace: WorkspaceKey::resolve(workspace_ref, &namespace),
+        workspace: WorkspaceKey::of(workspace_ref, &namespace),
+        names_no_workspace: workspace_ref.is_none(),
         created: object.meta().creation_timestamp.as_ref().map(|time| time.0),
         uid: object.uid().unwrap_or_default(),
         generation: object.meta().generation,

@@ -9,7 +9,7 @@ use super::absence::elapsed;
 use super::claim::{action, changed_keys, conflict, foreign_keys, removal};
 use super::conditions::{self, Verdict, sentences};
 use super::entries;
-use super::events::{transition_event, written_events};
+use super::events::{transition_event, workspace_event, written_events};
 use super::interest::Interest;
 use super::layout::{Contents, lay_out, tag};
 use super::lines::{Line, Scene, done, keep_lines, unwritten};
@@ -44,6 +44,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     let scene = Scene::new(observed);
     let mut plan = decide(&scene, now);
     plan_restarts(&mut plan, &scene, now);
+    plan.events.extend(workspace_event(observed.previous, &plan.status));
     if let Some(token) = observed.refreshed {
         plan.status.last_handled_refresh = Some(token.to_owned());
     }
@@ -62,13 +63,24 @@ fn decide(scene: &Scene<'_>, now: Timestamp) -> Plan {
         let verdict = Verdict { ready, reason: Reason::Suspended, message: message.into() };
         return keep(observed, now, verdict, None);
     }
+    // One of its own namespace may be in the same file, and would go first.
+    if object.names_no_workspace
+        && object.workspace.is_cluster()
+        && let Some(left) = left_of(NEIGHBOURS, observed, now)
+    {
+        return Plan { requeue_after: Some(left), ..wait(observed) };
+    }
     match observed.workspace {
         WorkspaceView::Pending => pending(observed, now),
-        WorkspaceView::Missing { others } => {
+        WorkspaceView::Off { why } => {
+            let message = sentences(why, &unchanged(scene, now));
+            keep(observed, now, Verdict::not_ready(Reason::ClusterWorkspacesOff, message), None)
+        }
+        WorkspaceView::Missing { others, has_cluster } => {
             if let Some(left) = left_of(NEIGHBOURS, observed, now) {
                 return Plan { requeue_after: Some(left), ..wait(observed) };
             }
-            let mut message = no_workspace(object, others);
+            let mut message = no_workspace(object, others, has_cluster);
             if scene.current.is_some() {
                 message = sentences(&message, &unchanged(scene, now));
             }
@@ -86,7 +98,7 @@ pub fn depends_on_target(observed: &Observed<'_>) -> bool {
     usable
         && match observed.workspace {
             WorkspaceView::Pending => false,
-            WorkspaceView::Missing { .. } | WorkspaceView::Unusable(_) => true,
+            WorkspaceView::Missing { .. } | WorkspaceView::Off { .. } | WorkspaceView::Unusable(_) => true,
             WorkspaceView::Usable => !is_pending(observed),
         }
 }
@@ -395,7 +407,7 @@ fn status(
         observed_generation: object.generation,
         conditions: conditions::conditions(&previous.conditions, verdict, object.generation, now),
         workspace: match observed.workspace {
-            WorkspaceView::Missing { .. } => None,
+            WorkspaceView::Missing { .. } | WorkspaceView::Off { .. } => None,
             _ => Some(ResolvedWorkspace { kind: object.workspace.kind, name: object.workspace.name.clone() }),
         },
         target: previous.target.clone(),
@@ -429,6 +441,10 @@ mod sources_tests;
 #[cfg(test)]
 #[path = "plan_layouts_tests.rs"]
 mod layouts_tests;
+
+#[cfg(test)]
+#[path = "plan_workspace_tests.rs"]
+mod workspace_tests;
 
 #[cfg(test)]
 #[path = "plan_policies_tests.rs"]

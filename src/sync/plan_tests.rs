@@ -5,13 +5,13 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::api::{CreationPolicy, Decoding, Source, TemplateMetadata, WorkspaceKind};
+use crate::api::{CreationPolicy, Decoding, Source, TemplateMetadata};
 use crate::sync::claim::version;
 use crate::sync::layout::Format;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::restart::Rolled;
 use crate::sync::target::merger;
-use crate::sync::{Absence, Answer, Dependent, Document, Entry, Kind, Missing, Reading, RemoteKey, Shape, Target};
+use crate::sync::{Absence, Answer, Dependent, Document, Entry, Hints, Kind, Reading, RemoteKey, Shape, Target};
 
 const STALE_AFTER: Duration = Duration::from_secs(600);
 
@@ -54,11 +54,8 @@ impl World {
                 id: Dependent { kind: Kind::PrefectSecret, namespace: "flows".into(), name: "etl".into() },
                 uid: "uid-1".into(),
                 generation: Some(1),
-                workspace: WorkspaceKey {
-                    kind: WorkspaceKind::PrefectWorkspace,
-                    namespace: "flows".into(),
-                    name: "default".into(),
-                },
+                workspace: WorkspaceKey::namespaced("flows", "default"),
+                names_no_workspace: true,
                 created: Some(at(0)),
                 entries,
                 sources: Vec::new(),
@@ -104,13 +101,7 @@ impl World {
     }
 
     pub(super) fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
-        let absence = Absence {
-            missing: Missing::Variable { near: None, no_dashes: false },
-            since: at(self.now),
-            exact: true,
-            confirmed,
-            held,
-        };
+        let absence = Absence { hints: Hints::default(), since: at(self.now), exact: true, confirmed, held };
         self.readings
             .insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, passes: (1, 1) });
     }
@@ -548,7 +539,7 @@ fn a_key_that_another_one_blocks_from_going_is_still_there() {
 #[test]
 fn a_workspace_that_comes_with_its_objects_is_not_missed_at_once() {
     let mut world = World::new(&["A"]);
-    let plan = |world: &World| world.plan_with(WorkspaceView::Missing { others: &[] });
+    let plan = |world: &World| world.plan_with(WorkspaceView::Missing { others: &[], has_cluster: false });
     let waiting = plan(&world);
     assert_eq!((waiting.status, waiting.events.len()), (SyncStatus::default(), 0));
     assert_eq!(waiting.requeue_after, Some(NEIGHBOURS));

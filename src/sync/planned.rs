@@ -21,8 +21,15 @@ const REMOVAL_RETRY: Duration = Duration::from_secs(10);
 pub enum WorkspaceView<'a> {
     /// There is none of that name.
     Missing {
-        /// Those that the namespace has.
+        /// Those of its kind that the namespace may use.
         others: &'a [String],
+        /// Whether those of the whole cluster are read.
+        has_cluster: bool,
+    },
+    /// It can't be used here, whatever it is.
+    Off {
+        /// Why not, and what to do.
+        why: &'a str,
     },
     /// It has not been looked at yet: wait.
     Pending,

@@ -1,12 +1,13 @@
 //! What was read from Prefect for one key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Reason, Timestamp};
+use super::access::Access;
+use super::{Reason, RemoteKey, Timestamp};
 use crate::api::Source;
 
 /// A value as it was served. Zeroized on drop; `Debug` shows its length only.
@@ -112,11 +113,35 @@ pub enum Missing {
     },
 }
 
+/// What may have been meant by a key that is not there: to each namespace only what it may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints(BTreeMap<Box<str>, Missing>);
+
+impl Hints {
+    /// What to say to each namespace.
+    #[must_use]
+    pub fn new(by_namespace: impl IntoIterator<Item = (Box<str>, Missing)>) -> Self {
+        Self(by_namespace.into_iter().collect())
+    }
+
+    /// What to say in `namespace`; where nothing was looked up for it, no more than that the key is not there.
+    #[must_use]
+    pub fn of(&self, namespace: &str, key: &RemoteKey) -> Missing {
+        self.0.get(namespace).cloned().unwrap_or_else(|| match key.block_type() {
+            Some(_) => Missing::Block { near: None },
+            None => Missing::Variable { near: None, no_dashes: false },
+        })
+    }
+}
+
+/// Who asks for a key that is not there: namespaces, with what each may read.
+pub type Askers = BTreeMap<Box<str>, Access>;
+
 /// An absence as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Absence {
-    /// What is missing.
-    pub missing: Missing,
+    /// What may have been meant.
+    pub hints: Hints,
     /// When it was first seen in this epoch.
     pub since: Timestamp,
     /// Whether Prefect said so to a question by name; a list only lacks it, as when a key may not see it any more.

@@ -46,6 +46,12 @@ reasons! {
     NotOffered,
     /// Prefect answered 401 or 403 to the credentials.
     CredentialsRefused,
+    /// The namespace may not read the key through that ClusterPrefectWorkspace, whether it exists or not.
+    NotAllowed,
+    /// The operator works in some namespaces only, or its CRDs are older, and reads no ClusterPrefectWorkspace.
+    ClusterWorkspacesOff,
+    /// Another workspace than before is read.
+    WorkspaceChanged,
     /// The host is not in the operator's list of allowed hosts.
     HostNotAllowed,
     /// Something answered, but not as Prefect's API.
@@ -133,6 +139,8 @@ impl Reason {
                 | Self::CredentialsNotFound
                 | Self::NotOffered
                 | Self::CredentialsRefused
+                | Self::NotAllowed
+                | Self::ClusterWorkspacesOff
                 | Self::HostNotAllowed
                 | Self::CloudNeedsWorkspace
                 | Self::LocalInvalid

@@ -37,11 +37,20 @@ pub enum Outcome {
     },
 }
 
-/// What `entry` comes to, given the answer for its key. `workspace` is the workspace's name, for messages.
+/// Who asks, for messages.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// The workspace's name.
+    pub workspace: &'a str,
+    /// The namespace of the object that asks.
+    pub namespace: &'a str,
+}
+
+/// What `entry` comes to, given the answer for its key.
 #[must_use]
-pub fn resolve(entry: &Entry, answer: &Answer, workspace: &str) -> Outcome {
+pub fn resolve(entry: &Entry, answer: &Answer, asking: Asking<'_>) -> Outcome {
     match answer {
-        Answer::Absent(absence) => absent(entry, absence, workspace),
+        Answer::Absent(absence) => absent(entry, absence, asking),
         Answer::Found { document, source } => found(entry, document, *source),
         // No entry asks for one.
         Answer::Listed(_) => Outcome::Failed { reason: Reason::ValueInvalid, message: "a listing is no value".into() },
@@ -83,8 +92,9 @@ pub fn members(entry: &Entry, document: &Document, source: Source) -> Result<Vec
 /// What to do about a name that is not there and not like any that is.
 const CREATE: &str = "create it in Prefect, or correct remoteRef";
 
-fn absent(entry: &Entry, absence: &Absence, workspace: &str) -> Outcome {
-    let (mut reason, mut message) = describe(&entry.remote, &absence.missing, workspace);
+fn absent(entry: &Entry, absence: &Absence, Asking { workspace, namespace }: Asking<'_>) -> Outcome {
+    let missing = absence.hints.of(namespace, &entry.remote);
+    let (mut reason, mut message) = describe(&entry.remote, &missing, workspace);
     if absence.held {
         reason = Reason::KeysVanished;
         message = sentences(

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::sync::Hints;
 use crate::sync::Timestamp;
+
+const ASKING: Asking<'static> = Asking { workspace: "prod", namespace: "flows" };
 
 fn entry(remote: RemoteKey, property: Option<&str>) -> Entry {
     Entry {
@@ -30,7 +33,7 @@ fn strings(names: &[&str]) -> Vec<String> {
 fn outcome(remote: RemoteKey, property: Option<&str>, raw: &str, shape: Shape) -> String {
     let document = Document::new(Zeroizing::new(raw.to_owned()), shape);
     let answer = Answer::Found { document: Arc::new(document), source: Source::Api };
-    show(resolve(&entry(remote, property), &answer, "prod"))
+    show(resolve(&entry(remote, property), &answer, ASKING))
 }
 
 fn show(outcome: Outcome) -> String {
@@ -120,8 +123,9 @@ fn bad_paths_and_text_that_is_no_json_say_so() {
 #[test]
 fn what_is_not_there_says_what_may_have_been_meant() {
     let told = |remote: RemoteKey, missing: Missing| {
-        let absence = Absence { missing, since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: false };
-        show(resolve(&entry(remote, None), &Answer::Absent(absence), "prod"))
+        let hints = Hints::new([(ASKING.namespace.into(), missing)]);
+        let absence = Absence { hints, since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: false };
+        show(resolve(&entry(remote, None), &Answer::Absent(absence), ASKING))
     };
     let near = Some("db-password".to_owned());
     assert_eq!(
@@ -144,4 +148,22 @@ fn what_is_not_there_says_what_may_have_been_meant() {
         told(variable("nope"), Missing::Variable { near: None, no_dashes: false }),
         "absent KeyNotFound firm=false: no variable \"nope\" in workspace prod; create it in Prefect, or correct remoteRef"
     );
+}
+
+#[test]
+fn a_hint_is_for_the_namespace_that_may_have_it() {
+    let key = block("secret", "db-pasword");
+    let hints = Hints::new([
+        ("flows".into(), Missing::Block { near: Some("db-password".into()) }),
+        ("web".into(), Missing::IsAVariable),
+    ]);
+    let told = |namespace| {
+        let absence =
+            Absence { hints: hints.clone(), since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: false };
+        show(resolve(&entry(key.clone(), None), &Answer::Absent(absence), Asking { workspace: "prod", namespace }))
+    };
+    assert!(told("flows").contains("did you mean \"db-password\"?"), "{}", told("flows"));
+    assert!(told("web").contains("is a Variable"), "{}", told("web"));
+    let other = "absent KeyNotFound firm=false: no secret block \"db-pasword\" in workspace prod; create it in Prefect, or correct remoteRef";
+    assert_eq!(told("ops"), other);
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::absence::{Census, absent, hold};
+use super::absence::{Census, Delivered, Gone, absent, hold};
 use super::interest::Interest;
 use super::reading::Before;
-use super::{Absence, Answer, Dependent, Failure, Missing, Read, Reading, RemoteKey, Timestamp};
+use super::{Absence, Answer, Dependent, Failure, Hints, Read, Reading, RemoteKey, Timestamp};
 
 /// One key that some object asks for.
 #[derive(Default)]
@@ -24,7 +24,7 @@ pub(super) struct Known {
     /// The merge that brought the reading.
     merged: u64,
     /// When it was last read, since the session began.
-    read_at: Duration,
+    pub(super) read_at: Duration,
     /// The last pass that asked for it, whatever came of it.
     asked: u64,
 }
@@ -44,7 +44,7 @@ impl Known {
         self.reading.as_ref()?.answer.as_ref()
     }
 
-    fn is_absent(&self) -> bool {
+    pub(super) fn is_absent(&self) -> bool {
         matches!(self.answer(), Some(Answer::Absent(_)))
     }
 }
@@ -69,6 +69,8 @@ pub struct Snapshot {
     refreshing: BTreeMap<Dependent, Refreshing>,
     /// Keys that are to be read at once because of them.
     forced: BTreeSet<RemoteKey>,
+    /// Objects that came from another workspace: since when a key must have been read for its absence to count for them.
+    pub(super) moved: BTreeMap<Dependent, Duration>,
 }
 
 /// A request to read an object's keys at once.
@@ -207,7 +209,10 @@ impl Snapshot {
     #[must_use]
     pub fn readings(&self, object: &Dependent) -> BTreeMap<RemoteKey, Reading> {
         let keys = self.interests.get(object).into_iter().flat_map(Interest::remote_keys);
-        keys.filter_map(|key| Some((key.clone(), self.reading(key)?))).collect()
+        let mut readings: BTreeMap<RemoteKey, Reading> =
+            keys.filter_map(|key| Some((key.clone(), self.reading(key)?))).collect();
+        self.doubt(object, &mut readings);
+        readings
     }
 
     /// Notes anew what an object's target holds, if the object asks for anything.
@@ -223,6 +228,7 @@ impl Snapshot {
     /// Forgets an object, and the keys that nobody else asks for.
     pub fn forget(&mut self, object: &Dependent) {
         self.refreshing.remove(object);
+        self.moved.remove(object);
         for (key, _) in self.interests.remove(object).into_iter().flat_map(|interest| interest.keys) {
             release(&mut self.keys, &mut self.unread, &key, object);
         }
@@ -231,6 +237,7 @@ impl Snapshot {
     /// Forgets all readings, and keeps who asks for what: another epoch begins.
     pub fn begin_epoch(&mut self) {
         self.outage = None;
+        self.moved.clear();
         for (key, known) in &mut self.keys {
             known.reading = None;
             known.ids = Box::default();
@@ -330,21 +337,13 @@ impl Snapshot {
         keys.iter().map(|key| (key.clone(), before(key))).collect()
     }
 
-    /// Keys that `reads` finds missing for the first time, so that nothing explains them yet.
-    #[must_use]
-    pub fn unexplained(&self, reads: &BTreeMap<RemoteKey, Read>) -> BTreeSet<RemoteKey> {
-        let was_absent = |key: &RemoteKey| self.keys.get(key).is_some_and(Known::is_absent);
-        let missing = reads.iter().filter(|(key, read)| matches!(read, Read::NotFound) && !was_absent(key));
-        missing.map(|(key, _)| key.clone()).collect()
-    }
-
     /// Takes in what a pass brought; `explained` says what may have been meant by missing keys. What a pass that began
     /// later has brought already stands.
     pub fn merge(
         &mut self,
         numbers: &Numbers,
         reads: BTreeMap<RemoteKey, Read>,
-        mut explained: BTreeMap<RemoteKey, Missing>,
+        mut explained: BTreeMap<RemoteKey, Hints>,
         times: Times,
         interval: Duration,
     ) -> Merged {
@@ -406,6 +405,7 @@ impl Snapshot {
         merged.wake =
             changed.iter().filter_map(|key| self.keys.get(key)).flat_map(|known| known.users.iter().cloned()).collect();
         merged.wake.extend(done);
+        merged.wake.extend(self.settled());
         merged
     }
 
@@ -455,16 +455,17 @@ impl Snapshot {
         if !self.keys.values().any(Known::is_absent) {
             return Census::default();
         }
-        let mut delivered = 0;
-        let mut absences: Vec<(&RemoteKey, &mut Absence, bool)> = Vec::new();
-        for (key, known) in &mut self.keys {
-            let is_delivered = delivers(&self.interests, key, &known.users);
-            delivered += usize::from(is_delivered);
-            if let Some(Answer::Absent(absence)) = known.reading.as_mut().and_then(|reading| reading.answer.as_mut()) {
-                absences.push((key, absence, is_delivered));
+        let mut delivered = Delivered::default();
+        let mut absences: Vec<Gone<'_>> = Vec::new();
+        for (key, Known { users, reading, .. }) in &mut self.keys {
+            let holds = |user: &&Dependent| self.interests.get(*user).and_then(|i| i.holds(key)) == Some(true);
+            let holders: BTreeSet<&str> = users.iter().filter(holds).map(|user| user.namespace.as_str()).collect();
+            delivered.count(&holders);
+            if let Some(Answer::Absent(absence)) = reading.as_mut().and_then(|reading| reading.answer.as_mut()) {
+                absences.push(Gone { key, absence, holders });
             }
         }
-        let (census, held_now) = hold(absences, delivered, interval);
+        let (census, held_now) = hold(absences, &delivered, interval);
         changed.extend(held_now);
         census
     }
@@ -487,7 +488,7 @@ fn delivers(interests: &HashMap<Dependent, Interest>, key: &RemoteKey, users: &[
     users.iter().filter_map(|user| interests.get(user)?.holds(key)).any(|held| held)
 }
 
-fn release(
+pub(super) fn release(
     keys: &mut BTreeMap<RemoteKey, Known>,
     unread: &mut BTreeSet<RemoteKey>,
     key: &RemoteKey,
@@ -517,7 +518,7 @@ fn reading(
     before: Option<&Reading>,
     key: &RemoteKey,
     read: Read,
-    (pass, explained): (u64, &mut BTreeMap<RemoteKey, Missing>),
+    (pass, explained): (u64, &mut BTreeMap<RemoteKey, Hints>),
     times: Times,
     interval: Duration,
 ) -> Reading {
@@ -527,12 +528,12 @@ fn reading(
             before.filter(|before| before.answer.as_ref() == Some(&answer)).map_or(pass, |before| before.passes.0);
         Reading { answer: Some(answer), failure: None, passes: (first, pass) }
     };
-    let missing = |exact: bool, explained: &mut BTreeMap<RemoteKey, Missing>| {
-        let missing = match answered {
-            Some(Answer::Absent(Absence { missing, .. })) => missing.clone(),
-            _ => explained.remove(key).unwrap_or_else(|| unexplained(key)),
+    let missing = |exact: bool, explained: &mut BTreeMap<RemoteKey, Hints>| {
+        let hints = match answered {
+            Some(Answer::Absent(Absence { hints, .. })) => hints.clone(),
+            _ => explained.remove(key).unwrap_or_default(),
         };
-        good(Answer::Absent(absent(before, missing, exact, (times.asked, times.answered), interval)))
+        good(Answer::Absent(absent(before, hints, exact, (times.asked, times.answered), interval)))
     };
     match read {
         Read::Found { document, source, .. } => {
@@ -560,13 +561,6 @@ fn reading(
             let since = before.and_then(|before| before.failure.as_ref()).map_or(failure.since, |own| own.since);
             Reading { failure: Some(Failure { since, ..failure }), ..before.cloned().unwrap_or_default() }
         }
-    }
-}
-
-fn unexplained(key: &RemoteKey) -> Missing {
-    match key.block_type() {
-        Some(_) => Missing::Block { near: None },
-        None => Missing::Variable { near: None, no_dashes: false },
     }
 }
 

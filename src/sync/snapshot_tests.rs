@@ -26,7 +26,7 @@ fn object(name: &str) -> Dependent {
 /// An interest in the keys named, all of them delivered, of an object that is well.
 fn interest(names: &[&str]) -> Interest {
     let keys = keys(names).into_iter().map(|key| (key, true)).collect();
-    Interest { keys, interval: None, well: true, refresh: None }
+    Interest { keys, well: true, ..Interest::default() }
 }
 
 fn snapshot(interests: &[(&str, &[&str])]) -> Snapshot {

@@ -1,31 +1,60 @@
 //! "Did you mean": the name nearest to a misspelt one.
 
-use super::Object;
+use super::{Access, Askers, Hints, Missing, Object};
 
 /// The candidate most like `name`, if one is like it enough to be worth saying.
 #[must_use]
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    ranked(name, candidates).first().map(|nearest| (*nearest).to_owned())
+}
+
+/// The candidates that are like `name` enough to be worth saying, the nearest first.
+#[must_use]
+pub fn ranked<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let folded = fold(name);
-    candidates
+    let mut ranked: Vec<(f64, &str)> = candidates
         .into_iter()
         .filter(|candidate| *candidate != name)
         .map(|candidate| (strsim::normalized_damerau_levenshtein(&folded, &fold(candidate)), candidate))
         .filter(|(likeness, _)| *likeness >= 0.7)
-        // Among equals the first in the alphabet, so that a condition's message does not change by itself.
-        .max_by(|(a, x), (b, y)| a.total_cmp(b).then_with(|| y.cmp(x)))
-        .map(|(_, candidate)| candidate.to_owned())
+        .collect();
+    // Equals in the order of the alphabet, so that a condition's message does not change by itself.
+    ranked.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
+    ranked.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-/// That there is no such workspace; `others` are those that the namespace has.
+/// What to say to each of `askers` about a name that is not there: `missing` makes it of the nearest of `candidates`
+/// that the asker `may` read.
 #[must_use]
-pub fn no_workspace(object: &Object, others: &[String]) -> String {
+pub fn hints<'a>(
+    askers: &Askers,
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    may: impl Fn(&Access, &str) -> bool,
+    missing: impl Fn(&Access, Option<String>) -> Missing,
+) -> Hints {
+    let ranked = ranked(name, candidates);
+    let nearest = |access: &Access| ranked.iter().find(|near| may(access, near)).map(|near| (*near).to_owned());
+    Hints::new(askers.iter().map(|(namespace, access)| (namespace.clone(), missing(access, nearest(access)))))
+}
+
+/// That there is no such workspace; `others` are those of its kind that the namespace may use.
+#[must_use]
+pub fn no_workspace(object: &Object, others: &[String], has_cluster: bool) -> String {
     let workspace = &object.workspace;
+    let (kind, name) = (workspace.kind.as_str(), &workspace.name);
     let next = match nearest(&workspace.name, others.iter().map(String::as_str)) {
         Some(near) => format!("did you mean {near:?}?"),
         None if others.is_empty() => "create one or set spec.workspaceRef".to_owned(),
         None => format!("create one or set spec.workspaceRef; there is {}", listed(others)),
     };
-    format!("no {} {:?} in {:?}; {next}", workspace.kind.as_str(), workspace.name, workspace.namespace)
+    let place = if workspace.is_cluster() { String::new() } else { format!(" in {:?}", workspace.namespace) };
+    let nor = if has_cluster && object.names_no_workspace {
+        format!(" and no ClusterPrefectWorkspace {name:?}")
+    } else {
+        String::new()
+    };
+    format!("no {kind} {name:?}{place}{nor}; {next}")
 }
 
 /// The first few.

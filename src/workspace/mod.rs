@@ -29,4 +29,4 @@ mod timing;
 
 pub use prefect1::Prefect1;
 pub use reader::Reader;
-pub use registry::{Observation, Setup, Wake, Workspaces};
+pub use registry::{Observation, Setup, Situation, Wake, Workspaces};

@@ -7,7 +7,7 @@ use super::registry::Workspaces;
 use super::session::Session;
 use super::timing::Clock;
 use crate::sync::snapshot::{Numbers, Times};
-use crate::sync::{Failure, Missing, Read, RemoteKey, Timestamp};
+use crate::sync::{Failure, Hints, Read, RemoteKey, Timestamp};
 
 /// How often a pass is extended by keys that share an object with a changed one.
 const EXTENSIONS: usize = 3;
@@ -19,7 +19,7 @@ pub(super) struct Passed {
     pub numbers: Numbers,
     pub reads: BTreeMap<RemoteKey, Read>,
     /// What may have been meant by keys that are newly missing.
-    pub explained: BTreeMap<RemoteKey, Missing>,
+    pub explained: BTreeMap<RemoteKey, Hints>,
     pub times: Times,
     /// Why nothing could be read, and how long Prefect asks to be left alone.
     pub outage: Option<Failure>,

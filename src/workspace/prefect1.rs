@@ -13,8 +13,8 @@ use super::reader::{CONCURRENCY, MAX_DOCUMENT, Pass, Reader, is_of_these_keys, t
 use crate::api::Source;
 use crate::prefect::{Error, ErrorKind, Prefect1Client};
 use crate::sync::object::SECRET_BLOCK;
-use crate::sync::suggest::nearest;
-use crate::sync::{Document, Failure, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
+use crate::sync::suggest::hints;
+use crate::sync::{Access, Askers, Document, Failure, Hints, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
 
 /// Which Prefect 1 a workspace has.
 #[derive(Clone)]
@@ -186,27 +186,28 @@ impl Reader {
     pub(super) async fn explain_prefect1(
         &self,
         prefect1: &Prefect1,
-        keys: &BTreeSet<RemoteKey>,
-    ) -> BTreeMap<RemoteKey, Missing> {
+        keys: &BTreeMap<RemoteKey, Askers>,
+    ) -> BTreeMap<RemoteKey, Hints> {
         let mut lists: BTreeMap<bool, Vec<String>> = BTreeMap::new();
         let mut explained = BTreeMap::new();
-        for key in keys {
-            let missing = match prefect1.client() {
-                None => {
-                    let names = self.local.iter().flat_map(|local| local.names());
-                    Missing::Local { near: nearest(key.name(), names) }
-                }
+        for (key, askers) in keys {
+            let hints = match prefect1.client() {
+                None => self.explain_local(key, askers),
                 Some(client) => {
                     let is_block = key.block_type().is_some();
                     if let std::collections::btree_map::Entry::Vacant(list) = lists.entry(is_block) {
                         let names = if is_block { client.secret_names().await } else { client.keys().await };
                         list.insert(names.unwrap_or_default());
                     }
-                    let near = nearest(key.name(), lists[&is_block].iter().map(String::as_str));
-                    if is_block { Missing::Block { near } } else { Missing::Variable { near, no_dashes: false } }
+                    let may = |access: &Access, near: &str| access.allows_named(key.block_type(), near);
+                    let missing = |_: &Access, near| match is_block {
+                        true => Missing::Block { near },
+                        false => Missing::Variable { near, no_dashes: false },
+                    };
+                    hints(askers, key.name(), lists[&is_block].iter().map(String::as_str), may, missing)
                 }
             };
-            explained.insert(key.clone(), missing);
+            explained.insert(key.clone(), hints);
         }
         explained
     }

@@ -13,8 +13,8 @@ use crate::api::Source;
 use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, MAX_NAMES, Prefect1Client, Variable};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::reading::Before;
-use crate::sync::suggest::nearest;
-use crate::sync::{Document, Failure, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
+use crate::sync::suggest::hints;
+use crate::sync::{Access, Askers, Document, Failure, Hints, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
 
 /// The largest block or variable that is kept, in bytes of JSON: twice what a Secret takes, since `property` may pick
 /// a part. A block may hold 5 MB, and readings stay in memory.
@@ -48,6 +48,8 @@ pub struct Reader {
     pub prefect1: Option<Prefect1>,
     /// The local secrets, consulted first.
     pub local: Option<Arc<LocalSecrets>>,
+    /// The names of those local secrets that the workspace itself has put over another's, if it has a parent.
+    pub own: Option<Arc<BTreeSet<String>>>,
     /// What is presented to the API, for messages.
     pub credentials: Credentials,
 }
@@ -98,6 +100,17 @@ impl Reader {
             other => other.clone(),
         });
         Self { client, prefect1, ..self.clone() }
+    }
+
+    /// The same under local secrets of another workspace.
+    #[must_use]
+    pub fn under(self, own: LocalSecrets) -> Self {
+        let names = own.names().map(str::to_owned).collect();
+        let local = match &self.local {
+            Some(below) => own.over(below),
+            None => own,
+        };
+        Self { local: Some(Arc::new(local)), own: Some(Arc::new(names)), ..self }
     }
 
     /// Changes whenever a server that was given up is found to be back, whoever found out.
@@ -299,7 +312,13 @@ impl Reader {
 
     /// Only Secret blocks have a local counterpart, as in Prefect 1.
     fn local_value(&self, key: &RemoteKey) -> Option<&str> {
-        self.local.as_ref()?.get(key.local_name()?)
+        let name = key.local_name()?;
+        // Another name than the block's is one of its own: what the parent calls so may be someone else's.
+        let is_alias = matches!(key, RemoteKey::LocalSecret { .. });
+        if is_alias && self.own.as_ref().is_some_and(|own| !own.contains(name)) {
+            return None;
+        }
+        self.local.as_ref()?.get(name)
     }
 
     async fn list(&self, client: &Client, batch: &Batch) -> Result<Vec<(RemoteKey, Found)>, Error> {
@@ -334,38 +353,44 @@ impl Reader {
         })
     }
 
-    /// What may have been meant by keys that are not there. Only called for absences seen for the first time; an
-    /// error here costs the hint, nothing else.
-    pub async fn explain(&self, keys: &BTreeSet<RemoteKey>) -> BTreeMap<RemoteKey, Missing> {
+    /// What may have been meant by keys that are not there, for each who asks. Only called for absences seen for the
+    /// first time; an error here costs the hint, nothing else.
+    pub async fn explain(&self, keys: &BTreeMap<RemoteKey, Askers>) -> BTreeMap<RemoteKey, Hints> {
         if let Some(prefect1) = &self.prefect1 {
             return self.explain_prefect1(prefect1, keys).await;
         }
         let mut lists = Lists::default();
-        let blocks = keys.iter().filter(|key| key.block_type() == Some(SECRET_BLOCK)).map(RemoteKey::name);
+        let blocks = keys.keys().filter(|key| key.block_type() == Some(SECRET_BLOCK)).map(RemoteKey::name);
         let blocks: Vec<&str> = blocks.collect();
         if let Some(client) = self.client.as_ref().filter(|_| !blocks.is_empty()) {
             let namesakes = client.variables(&blocks).await.unwrap_or_default();
             lists.namesakes = namesakes.into_iter().map(|variable| variable.name).collect();
         }
         let mut explained = BTreeMap::new();
-        for key in keys {
-            let missing = match (&self.client, &key.in_prefect()) {
-                (None, key) => {
-                    let names = self.local.iter().flat_map(|local| local.names());
-                    Missing::Local { near: nearest(key.name(), names) }
-                }
+        for (key, askers) in keys {
+            let hints = match (&self.client, &key.in_prefect()) {
+                (None, key) => self.explain_local(key, askers),
                 (Some(client), RemoteKey::Variable { name }) => {
                     let no_dashes = name.contains('-') && lists.is_prefect_2(client).await;
-                    Missing::Variable { near: nearest(name, lists.variables(client).await), no_dashes }
+                    let may = |access: &Access, near: &str| access.allows_named(None, near);
+                    let missing = |_: &Access, near| Missing::Variable { near, no_dashes };
+                    hints(askers, name, lists.variables(client).await, may, missing)
                 }
                 (Some(client), RemoteKey::Block { block_type, name }) => {
-                    lists.explain_block(client, block_type, name).await
+                    lists.explain_block(client, (block_type, name), askers).await
                 }
                 (Some(_), RemoteKey::LocalSecret { .. } | RemoteKey::Listing(_)) => continue,
             };
-            explained.insert(key.clone(), missing);
+            explained.insert(key.clone(), hints);
         }
         explained
+    }
+
+    /// The same where local secrets are all that there are.
+    pub(super) fn explain_local(&self, key: &RemoteKey, askers: &Askers) -> Hints {
+        let names = self.local.iter().flat_map(|local| local.names());
+        let may = |access: &Access, near: &str| access.allows_named(Some(SECRET_BLOCK), near);
+        hints(askers, key.name(), names, may, |_, near| Missing::Local { near })
     }
 }
 
@@ -397,22 +422,25 @@ impl Lists {
         self.variables.iter().flatten().map(String::as_str)
     }
 
-    async fn explain_block(&mut self, client: &Client, block_type: &str, name: &str) -> Missing {
+    async fn explain_block(&mut self, client: &Client, (block_type, name): (&str, &str), askers: &Askers) -> Hints {
         if !self.blocks.contains_key(block_type) {
             if client.block_type_exists(block_type).await.is_ok_and(|exists| !exists) {
                 if self.types.is_none() {
                     self.types = Some(client.block_type_slugs().await.unwrap_or_default());
                 }
-                let near = nearest(block_type, self.types.iter().flatten().map(String::as_str));
-                return Missing::BlockType { near };
+                let types = self.types.iter().flatten().map(String::as_str);
+                let may = |access: &Access, near: &str| access.allows_type(Some(near));
+                return hints(askers, block_type, types, may, |_, near| Missing::BlockType { near });
             }
             self.blocks.insert(block_type.to_owned(), client.block_names(block_type).await.unwrap_or_default());
         }
-        if block_type == SECRET_BLOCK && self.namesakes.contains(name) {
-            return Missing::IsAVariable;
-        }
+        let is_variable = block_type == SECRET_BLOCK && self.namesakes.contains(name);
         let names = self.blocks.get(block_type).into_iter().flatten().map(String::as_str);
-        Missing::Block { near: nearest(name, names) }
+        let may = |access: &Access, near: &str| access.allows_named(Some(block_type), near);
+        hints(askers, name, names, may, |access, near| {
+            // Whoever may not read the variable is not told that there is one.
+            if is_variable && access.allows_named(None, name) { Missing::IsAVariable } else { Missing::Block { near } }
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The registry of sessions: who asks for what of which workspace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,12 +9,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reader::Reader;
 use super::session::{self, Session};
-use super::slot::{Slot, State};
-use crate::api::SyncStatus;
+use super::slot::{Parent, Running, Slot, State};
+use super::timing::Clock;
+use crate::api::{AccessRule, SyncStatus};
+use crate::sync::access::{Labels, Tenant, Tenants};
 use crate::sync::interest::Interest;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::workspace::Health;
-use crate::sync::{Dependent, Failure, Object, Reading, RemoteKey};
+use crate::sync::{Access, Dependent, Failure, Object, Reading, RemoteKey, Timestamp};
 use crate::telemetry::{Pulse, Pulses, SessionState};
 
 /// Who is told that something changed. Implemented by the controllers.
@@ -62,10 +64,24 @@ pub struct Workspaces {
     pulses: Pulses,
 }
 
+/// Which state a workspace is in.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// Names it (UID, generation, versions of the credentials): the same one again changes nothing, another begins a new
+    /// epoch.
+    pub fingerprint: &'a str,
+    /// How long objects stay Ready through an outage.
+    pub stale_after: Duration,
+    /// The ClusterPrefectWorkspace that it puts local secrets of its own over.
+    pub parent: Option<&'a str>,
+}
+
 #[derive(Default)]
 struct Inner {
     slots: HashMap<WorkspaceKey, Slot>,
     assigned: HashMap<Dependent, WorkspaceKey>,
+    /// Who may read what of the ClusterPrefectWorkspaces.
+    tenants: Tenants,
     /// Never used twice, so that a session of another state is never taken for this one's.
     last_epoch: u64,
 }
@@ -85,6 +101,76 @@ impl Inner {
             self.tidy(key);
         }
     }
+
+    /// What a namespace may read of a workspace; `None` while that is not known.
+    fn access(&mut self, key: &WorkspaceKey, namespace: &str) -> Option<Access> {
+        let parent = self.slots.get(key).and_then(|slot| slot.parent.clone());
+        let workspace = match &parent {
+            Some(parent) => WorkspaceKey::cluster(&parent.name),
+            None => key.clone(),
+        };
+        let Some(tenant) = Tenant::of(&workspace, namespace) else { return Some(Access::default()) };
+        let access = self.tenants.access(&tenant)?;
+        Some(match parent {
+            Some(parent) => access.under(parent.own),
+            None => access,
+        })
+    }
+
+    /// What `object` asks for as far as it may, and what it may not; `None` while that is not known.
+    fn interest(&mut self, object: &Object, status: &SyncStatus) -> (Interest, Option<Vec<(RemoteKey, Reading)>>) {
+        let access = self.access(&object.workspace, &object.id.namespace);
+        let mut interest = Interest::of(object, status);
+        let now = Timestamp::now();
+        let refused = match access {
+            Some(access) => {
+                let refused = interest.limit(access.clone()).into_iter();
+                Some(refused.map(|key| (key.clone(), access.refused(&key, now))).collect())
+            }
+            None => {
+                interest.limit(Access::nothing());
+                None
+            }
+        };
+        (interest, refused)
+    }
+
+    /// Has all who use a workspace ask only for what they may.
+    fn limit(&mut self, key: &WorkspaceKey, concerns: impl Fn(&Dependent) -> bool) -> Vec<Dependent> {
+        let users = self.slots.get(key).into_iter().flat_map(|slot| slot.snapshot.dependents());
+        let users: Vec<Dependent> = users.filter(|user| concerns(user)).cloned().collect();
+        for user in &users {
+            let access = self.access(key, &user.namespace).unwrap_or_else(Access::nothing);
+            if let Some(slot) = self.slots.get_mut(key) {
+                slot.snapshot.limit(user, access);
+            }
+        }
+        users
+    }
+
+    /// Namespaces may read other keys than before. Returns whom that concerns.
+    fn limit_tenants(&mut self, changed: &[Tenant]) -> Vec<Dependent> {
+        let of = |key: &WorkspaceKey, slot: &Slot| {
+            slot.parent.as_ref().map_or_else(|| key.is_cluster().then(|| key.name.clone()), |p| Some(p.name.clone()))
+        };
+        let slots: Vec<(WorkspaceKey, String)> =
+            self.slots.iter().filter_map(|(key, slot)| Some((key.clone(), of(key, slot)?))).collect();
+        let mut concerned = Vec::new();
+        for (key, workspace) in slots {
+            let namespaces: HashSet<&str> =
+                changed.iter().filter(|tenant| tenant.workspace == workspace).map(|t| t.namespace.as_str()).collect();
+            if !namespaces.is_empty() {
+                concerned.extend(self.limit(&key, |user| namespaces.contains(user.namespace.as_str())));
+            }
+        }
+        concerned
+    }
+
+    /// The workspaces that put local secrets over this one.
+    fn children(&self, key: &WorkspaceKey) -> Vec<WorkspaceKey> {
+        let is_child = |slot: &Slot| key.is_cluster() && slot.parent.as_ref().is_some_and(|p| p.name == key.name);
+        self.slots.iter().filter(|(_, slot)| is_child(slot)).map(|(key, _)| key.clone()).collect()
+    }
 }
 
 impl Workspaces {
@@ -93,10 +179,10 @@ impl Workspaces {
         Self { inner: Arc::default(), wake, pulses }
     }
 
-    /// Puts a workspace into a state. `fingerprint` names the state (UID, generation, versions of the
-    /// credentials): the same one again changes nothing, another begins a new epoch.
-    pub fn set(&self, key: &WorkspaceKey, fingerprint: &str, stale_after: Duration, setup: Setup) {
-        let woken = {
+    /// Puts a workspace into a state.
+    pub fn set(&self, key: &WorkspaceKey, situation: Situation<'_>, setup: Setup) {
+        let Situation { fingerprint, stale_after, parent } = situation;
+        let (woken, children) = {
             let mut inner = self.lock();
             let Inner { slots, last_epoch, .. } = &mut *inner;
             let slot = slots.entry(key.clone()).or_default();
@@ -118,6 +204,14 @@ impl Workspaces {
             slot.changed.clear();
             slot.streaming = false;
             slot.stale_after = stale_after;
+            let own = match &setup {
+                Setup::Usable { reader, .. } => reader.own.clone().unwrap_or_default(),
+                Setup::Unusable(_) => Arc::default(),
+            };
+            let had_parent = slot.parent.is_some();
+            slot.parent = parent.map(|name| Parent { name: name.to_owned(), own });
+            let is_limited = had_parent || parent.is_some();
+            let is_usable = matches!(setup, Setup::Usable { .. });
             match setup {
                 Setup::Unusable(mut failure) => {
                     if let Health::Failing(before) = &slot.health {
@@ -125,66 +219,117 @@ impl Workspaces {
                     }
                     slot.health = Health::Failing(failure.clone());
                     slot.state = State::Unusable(failure);
-                    slot.snapshot.dependents().cloned().collect()
                 }
                 Setup::Usable { reader, interval } => {
                     slot.health = Health::Pending;
                     slot.refreshed = Instant::now();
+                    let clock = Clock::start();
                     let session = Session {
                         key: key.clone(),
                         epoch: slot.epoch,
                         reader: Arc::from(reader),
                         interval,
                         stale_after,
+                        clock,
                     };
-                    let task = session::supervise(self.clone(), session);
-                    slot.state = State::Running(AbortOnDropHandle::new(tokio::spawn(task)));
-                    // Its objects hear of it with the first readings; those it had none for ask anew.
-                    Vec::new()
+                    let task = AbortOnDropHandle::new(tokio::spawn(session::supervise(self.clone(), session)));
+                    slot.state = State::Running(Running { _task: task, clock, interval });
                 }
             }
+            let users = if is_limited {
+                inner.limit(key, |_| true)
+            } else if is_usable {
+                // Its objects hear of it with the first readings; those it had none for ask anew.
+                Vec::new()
+            } else {
+                inner.slots.get(key).into_iter().flat_map(|slot| slot.snapshot.dependents()).cloned().collect()
+            };
+            (users, inner.children(key))
         };
         self.wake.gently(woken);
+        children.iter().for_each(|child| self.wake.workspace(child));
     }
 
     /// Forgets a workspace that is gone; its objects are told.
     pub fn remove(&self, key: &WorkspaceKey) {
-        let woken: Vec<Dependent> = {
+        let (woken, children): (Vec<Dependent>, _) = {
             let mut inner = self.lock();
+            let children = inner.children(key);
             let Some(slot) = inner.slots.get_mut(key) else { return };
             let mut snapshot = std::mem::take(&mut slot.snapshot);
             snapshot.begin_epoch();
             let woken = snapshot.dependents().cloned().collect();
             *slot = Slot { snapshot, ..Slot::default() };
             inner.tidy(key);
-            woken
+            (woken, children)
         };
         self.wake.gently(woken);
+        children.iter().for_each(|child| self.wake.workspace(child));
+    }
+
+    /// The access rules of a ClusterPrefectWorkspace; `None` when it is gone.
+    pub fn set_rules(&self, workspace: &str, access: Option<&[AccessRule]>) {
+        self.change_tenants(|tenants| tenants.set_rules(workspace, access));
+    }
+
+    /// All namespaces there are, with their labels.
+    pub fn set_namespaces(&self, namespaces: BTreeMap<String, Labels>) {
+        self.change_tenants(|tenants| tenants.set_namespaces(namespaces));
+    }
+
+    /// A namespace and its labels; `None` when it is gone.
+    pub fn set_namespace(&self, namespace: &str, labels: Option<Labels>) {
+        self.change_tenants(|tenants| tenants.set_namespace(namespace, labels));
+    }
+
+    fn change_tenants(&self, change: impl FnOnce(&mut Tenants) -> Vec<Tenant>) {
+        let concerned = {
+            let mut inner = self.lock();
+            let changed = change(&mut inner.tenants);
+            if changed.is_empty() { Vec::new() } else { inner.limit_tenants(&changed) }
+        };
+        // At once: whoever takes a key away means now.
+        self.wake.dependents(concerned);
+    }
+
+    /// Tells the objects for which `select` holds to look again for their workspace.
+    pub fn wake_users(&self, select: impl Fn(&Dependent, &WorkspaceKey) -> bool) {
+        let inner = self.lock();
+        let users =
+            inner.assigned.iter().filter(|(user, key)| select(user, key)).map(|(user, _)| user.clone()).collect();
+        drop(inner);
+        self.wake.gently(users);
     }
 
     /// Notes what `object` asks for, and says what is known. Keys that were not read yet are read at once, and the
     /// object is woken when they are.
     #[must_use]
     pub fn observe(&self, object: &Object, status: &SyncStatus) -> Observation {
-        let interest = Interest::of(object, status);
         let mut inner = self.lock();
         let before = inner.assigned.insert(object.id.clone(), object.workspace.clone());
-        if let Some(before) = before.filter(|before| *before != object.workspace) {
-            inner.forget(&object.id, &before);
+        let former = before.filter(|before| *before != object.workspace);
+        if let Some(former) = &former {
+            inner.forget(&object.id, former);
         }
+        let (interest, refused) = inner.interest(object, status);
         let slot = inner.slots.entry(object.workspace.clone()).or_default();
-        let readings = slot.snapshot.observe(&object.id, interest);
+        if let (Some(_), State::Running(running)) = (&former, &slot.state) {
+            slot.snapshot.moved(&object.id, running.clock.elapsed() + running.interval);
+        }
+        let mut readings = slot.snapshot.observe(&object.id, interest);
         // Also in an outage, which may be over.
         let is_unread = slot.snapshot.asks_for_more_than(&object.id, readings.len());
         if is_unread || readings.values().any(|reading| reading.answer.is_none()) || slot.snapshot.has_forced() {
             slot.demand.notify_one();
         }
+        let usable = matches!(slot.state, State::Running(_)) && refused.is_some();
+        readings.extend(refused.into_iter().flatten());
         Observation {
             unusable: match &slot.state {
                 State::Unusable(failure) => Some(failure.clone()),
                 _ => None,
             },
-            usable: matches!(slot.state, State::Running(_)),
+            usable,
             stale_after: slot.stale_after,
             refreshed: slot.snapshot.refreshed(&object.id),
             readings,
@@ -194,8 +339,9 @@ impl Workspaces {
     /// Notes what the target of `object` holds now: what counts as having vanished later.
     pub fn note(&self, object: &Object, status: &SyncStatus) {
         let mut inner = self.lock();
+        let (interest, _) = inner.interest(object, status);
         if let Some(slot) = inner.slots.get_mut(&object.workspace) {
-            slot.snapshot.note(&object.id, Interest::of(object, status));
+            slot.snapshot.note(&object.id, interest);
         }
     }
 
@@ -213,6 +359,24 @@ impl Workspaces {
         if let Some(key) = inner.assigned.remove(dependent) {
             inner.forget(dependent, &key);
         }
+    }
+
+    /// Whether a namespace may read anything through a workspace.
+    #[must_use]
+    pub fn may_use(&self, key: &WorkspaceKey, namespace: &str) -> bool {
+        self.lock().access(key, namespace).is_some_and(|access| !access.is_nothing())
+    }
+
+    /// The workspaces that exist, as far as they have been looked at.
+    #[must_use]
+    pub fn keys_in_use(&self) -> HashSet<WorkspaceKey> {
+        let inner = self.lock();
+        inner
+            .slots
+            .iter()
+            .filter(|(_, slot)| !matches!(slot.state, State::Unknown))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// The workspaces that are known of.
@@ -275,7 +439,6 @@ impl Workspaces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::WorkspaceKind;
 
     struct Nobody;
 
@@ -289,11 +452,11 @@ mod tests {
     async fn a_session_shows_that_it_lives_and_how_old_its_snapshot_is_until_it_is_gone() {
         let pulses = Pulses::default();
         let workspaces = Workspaces::new(Arc::new(Nobody), pulses.clone());
-        let key =
-            WorkspaceKey { kind: WorkspaceKind::PrefectWorkspace, namespace: "flows".into(), name: "default".into() };
+        let key = WorkspaceKey::namespaced("flows", "default");
         let reader = Box::new(Reader::default());
         let interval = Duration::from_secs(600);
-        workspaces.set(&key, "1", Duration::ZERO, Setup::Usable { reader, interval });
+        let situation = Situation { fingerprint: "1", stale_after: Duration::ZERO, parent: None };
+        workspaces.set(&key, situation, Setup::Usable { reader, interval });
         // Longer than the loop may stand still, and much longer than it has anything to do.
         for _ in 0..100 {
             tokio::time::sleep(Duration::from_secs(60)).await;

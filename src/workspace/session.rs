@@ -67,13 +67,13 @@ pub(super) struct Session {
     pub reader: Arc<Reader>,
     pub interval: Duration,
     pub stale_after: Duration,
+    pub clock: Clock,
 }
 
 /// Runs the session until it is aborted, or until the workspace is in another state than its epoch.
 pub(super) async fn supervise(workspaces: Workspaces, session: Session) {
-    let clock = Clock::start();
     loop {
-        let run = Run::new(workspaces.clone(), session.clone(), clock);
+        let run = Run::new(workspaces.clone(), session.clone());
         match AbortOnDropHandle::new(tokio::spawn(run.run())).await {
             Ok(()) => return,
             Err(_) => {
@@ -156,12 +156,12 @@ struct Run {
 }
 
 impl Run {
-    fn new(workspaces: Workspaces, session: Session, clock: Clock) -> Self {
+    fn new(workspaces: Workspaces, session: Session) -> Self {
         Self {
             schedule: Schedule::new(spread(&session.key)),
             workspaces,
+            clock: session.clock,
             session,
-            clock,
             server: Server::New,
             failures: 0,
             proven: None,

@@ -1,6 +1,6 @@
 //! One workspace in the registry: its state, its session's snapshot, and how it does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::timing::Clock;
 use crate::sync::snapshot::Snapshot;
 use crate::sync::workspace::Health;
 use crate::sync::{Dependent, Failure};
@@ -18,13 +19,31 @@ pub(super) enum State {
     Unknown,
     /// It can't be used.
     Unusable(Failure),
-    /// It has a session; dropping the handle ends it.
-    Running(#[expect(dead_code, reason = "held for its Drop")] AbortOnDropHandle<()>),
+    /// It has a session.
+    Running(Running),
+}
+
+/// A session.
+pub(super) struct Running {
+    /// Dropping the handle ends it.
+    pub _task: AbortOnDropHandle<()>,
+    pub clock: Clock,
+    pub interval: Duration,
+}
+
+/// A workspace over which another has put local secrets of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Parent {
+    /// The name of the ClusterPrefectWorkspace.
+    pub name: String,
+    /// The names of those local secrets.
+    pub own: Arc<BTreeSet<String>>,
 }
 
 /// One workspace.
 pub(super) struct Slot {
     pub state: State,
+    pub parent: Option<Parent>,
     /// Which state of the workspace and its credentials this is.
     pub fingerprint: String,
     /// Counts states; a session of an older one has nothing to say.
@@ -46,6 +65,7 @@ impl Default for Slot {
     fn default() -> Self {
         Self {
             state: State::Unknown,
+            parent: None,
             fingerprint: String::new(),
             epoch: 0,
             snapshot: Snapshot::default(),

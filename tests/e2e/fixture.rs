@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -25,22 +25,50 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The control plane of all tests, with the CRDs and the roles of `deploy/` applied as a user would.
+/// The control plane of most tests, whose operators are limited to a namespace each.
 pub async fn control_plane() -> &'static ControlPlane {
     static CELL: OnceCell<ControlPlane> = OnceCell::const_new();
+    CELL.get_or_init(installed).await
+}
+
+/// A control plane with the CRDs and the roles of `deploy/` applied as a user would.
+async fn installed() -> ControlPlane {
+    support::install_crypto_provider();
+    let control_plane = ControlPlane::start().await;
+    let path = |relative: &str| root().join(relative).display().to_string();
+    control_plane.kubectl_ok(&["apply", "-f", &path("crds")]);
+    control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/00-namespace.yaml")]);
+    control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/10-rbac.yaml")]);
+    // All tests run under it, so that it stands in the way of nothing.
+    control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/12-admission-policy.yaml")]);
+    control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
+    control_plane
+}
+
+/// A control plane of its own with an operator that works in all of it: it would take part in all other tests.
+pub struct WholeCluster {
+    pub control_plane: ControlPlane,
+    operator: Operator,
+    options: OperatorOptions,
+}
+
+/// The cluster that tests of ClusterPrefectWorkspaces share.
+pub async fn whole_cluster() -> &'static WholeCluster {
+    static CELL: OnceCell<WholeCluster> = OnceCell::const_new();
     CELL.get_or_init(|| async {
-        support::install_crypto_provider();
-        let control_plane = ControlPlane::start().await;
-        let path = |relative: &str| root().join(relative).display().to_string();
-        control_plane.kubectl_ok(&["apply", "-f", &path("crds")]);
-        control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/00-namespace.yaml")]);
-        control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/10-rbac.yaml")]);
-        // All tests run under it, so that it stands in the way of nothing.
-        control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/12-admission-policy.yaml")]);
-        control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
-        control_plane
+        let control_plane = installed().await;
+        let kubeconfig = control_plane.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;
+        let options = operator_options(kubeconfig, &[]);
+        let operator = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &options);
+        WholeCluster { control_plane, operator, options }
     })
     .await
+}
+
+fn operator_options(kubeconfig: PathBuf, args: &[&str]) -> OperatorOptions {
+    let mut all = vec!["--health-address".to_owned(), format!("127.0.0.1:{}", ports::free())];
+    all.extend(args.iter().map(|arg| (*arg).to_owned()));
+    OperatorOptions { kubeconfig, args: all, env: vec![("PREFECT_SYNC_LOG".into(), "info,prefect_sync=debug".into())] }
 }
 
 /// The operator's identity: the service account of `deploy/`, never an administrator.
@@ -95,9 +123,28 @@ pub struct World {
     pub client: Client,
     options: OperatorOptions,
     operator: Mutex<Option<Operator>>,
+    cluster: Option<&'static WholeCluster>,
 }
 
 impl World {
+    /// A namespace with these labels in the cluster where an operator works everywhere.
+    pub async fn in_whole_cluster(name: &str, labels: Value) -> Self {
+        let cluster = whole_cluster().await;
+        let namespace = cluster.control_plane.namespace(name).await;
+        let client = cluster.control_plane.admin().await;
+        let options = cluster.options.clone();
+        let world = Self { namespace, client, options, operator: Mutex::default(), cluster: Some(cluster) };
+        world.label(labels).await;
+        world
+    }
+
+    /// Puts labels on the namespace; `null` takes one off.
+    pub async fn label(&self, labels: Value) {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let patch = Patch::Merge(serde_json::json!({"metadata": {"labels": labels}}));
+        namespaces.patch(&self.namespace, &PatchParams::default(), &patch).await.expect("labels");
+    }
+
     /// A namespace and an operator limited to it, with no workspace.
     pub async fn new(name: &str) -> Self {
         Self::with_args(name, &[]).await
@@ -107,15 +154,10 @@ impl World {
     pub async fn with_args(name: &str, args: &[&str]) -> Self {
         let control_plane = control_plane().await;
         let namespace = control_plane.namespace(name).await;
-        let mut all = vec!["--namespaces".to_owned(), namespace.clone()];
-        all.extend(["--health-address".to_owned(), format!("127.0.0.1:{}", ports::free())]);
-        all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        let options = OperatorOptions {
-            kubeconfig: operator_kubeconfig().await,
-            args: all,
-            env: vec![("PREFECT_SYNC_LOG".into(), "info,prefect_sync=debug".into())],
-        };
-        let world = Self { namespace, client: control_plane.admin().await, options, operator: Mutex::default() };
+        let args: Vec<&str> = ["--namespaces", &namespace].iter().chain(args).copied().collect();
+        let options = operator_options(operator_kubeconfig().await, &args);
+        let client = control_plane.admin().await;
+        let world = Self { namespace, client, options, operator: Mutex::default(), cluster: None };
         world.start_operator();
         world
     }
@@ -226,7 +268,7 @@ impl World {
     /// What the running operator has logged.
     pub fn log(&self) -> String {
         let operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
-        operator.as_ref().map(Operator::log).unwrap_or_default()
+        operator.as_ref().or(self.cluster.map(|cluster| &cluster.operator)).map(Operator::log).unwrap_or_default()
     }
 
     /// Applies manifests as a user would; fails the test when the API server refuses one.
@@ -264,6 +306,9 @@ impl World {
             _ => ("prefect-sync.dev", "v1alpha1"),
         };
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        if kind.starts_with("Cluster") {
+            return Api::all_with(self.client.clone(), &resource);
+        }
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 

@@ -34,6 +34,7 @@ mod sessions;
 mod smoke;
 mod starting;
 mod stored;
+mod tenancy;
 mod transitions;
 mod validation;
 mod validation_sources;

@@ -152,7 +152,7 @@ async fn promise_10_there_are_no_webhooks_and_no_schema_defaults() {
         .iter()
         .filter(|crd| crd["spec"]["group"] == "prefect-sync.dev")
         .collect();
-    assert_eq!(crds.len(), 3);
+    assert_eq!(crds.len(), 4);
     for crd in crds {
         assert_eq!(crd["spec"]["conversion"], json!({"strategy": "None"}));
         for version in crd["spec"]["versions"].as_array().unwrap() {
