@@ -51,22 +51,22 @@ impl WorkspaceKind {
 #[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateMetadata {
-    /// Labels of the target, besides the operator's own. Keys of Kubernetes (kubernetes.io, k8s.io; but
+    /// Labels of the target, besides the operator's own. Keys of Kubernetes and Argo CD (kubernetes.io, k8s.io, argoproj.io; but
     /// app.kubernetes.io is fine) and of prefect-sync.dev are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = metadata_rule("labels must not use keys of kubernetes.io, k8s.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
+    #[x_kube(validation = metadata_rule("labels must not use keys of kubernetes.io, k8s.io, argoproj.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
     pub labels: BTreeMap<String, String>,
     /// Annotations of the target, besides the operator's own. The same keys are refused as for labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = metadata_rule("annotations must not use keys of kubernetes.io, k8s.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
+    #[x_kube(validation = metadata_rule("annotations must not use keys of kubernetes.io, k8s.io, argoproj.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
     pub annotations: BTreeMap<String, String>,
 }
 
 fn metadata_rule(message: &str) -> Rule {
     Rule::new(
-        "self.all(k, k.startsWith('app.kubernetes.io/') || !(k.contains('/') && (k.split('/')[0] == 'kubernetes.io' || k.split('/')[0].endsWith('.kubernetes.io') || k.split('/')[0] == 'k8s.io' || k.split('/')[0].endsWith('.k8s.io') || k.split('/')[0].endsWith('prefect-sync.dev'))))",
+        "self.all(k, k.startsWith('app.kubernetes.io/') || !(k.contains('/') && (k.split('/')[0] == 'kubernetes.io' || k.split('/')[0].endsWith('.kubernetes.io') || k.split('/')[0] == 'k8s.io' || k.split('/')[0].endsWith('.k8s.io') || k.split('/')[0] == 'argoproj.io' || k.split('/')[0].endsWith('.argoproj.io') || k.split('/')[0].endsWith('prefect-sync.dev'))))",
     )
     .message(message)
 }
@@ -282,18 +282,12 @@ pub(crate) fn block_type_rule(field: &str) -> Rule {
 /// The shape of the name of a Secret or ConfigMap.
 pub const NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
-/// [`NAME_PATTERN`] in words, for a workload.
-pub(crate) fn workload_name_rule() -> Rule {
-    Rule::new(format!("self.matches(r'{NAME_PATTERN}')")).message(
-        "the workload's name must be lower-case letters, digits, '-' and '.', such as agent, and begin and end with a letter or digit",
-    )
-}
-
-/// [`NAME_PATTERN`] in words.
-pub(crate) fn name_rule() -> Rule {
-    Rule::new(format!("self.matches(r'{NAME_PATTERN}')")).message(
-        "the target's name must be lower-case letters, digits, '-' and '.', such as etl-secrets, and begin and end with a letter or digit",
-    )
+/// [`NAME_PATTERN`] in words, of `what`, such as `example`.
+pub(crate) fn name_rule(what: &str, example: &str) -> Rule {
+    let message = format!(
+        "{what} must be lower-case letters, digits, '-' and '.', such as {example}, and begin and end with a letter or digit"
+    );
+    Rule::new(format!("self.matches(r'{NAME_PATTERN}')")).message(message.as_str())
 }
 
 /// What can't be set on a target that is someone else's.

@@ -140,7 +140,7 @@ pub struct SecretTarget {
     /// Its name. Default: the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME_PATTERN))]
-    #[x_kube(validation = name_rule())]
+    #[x_kube(validation = name_rule("the target's name", "etl-secrets"))]
     pub name: Option<String>,
     /// To whom it belongs. Default: Owner.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -7,7 +7,7 @@ use kube::core::Duration as GoDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{KEY_PATTERN, NAME_PATTERN, duration_rule, duration_schema, key_rule, workload_name_rule};
+use super::common::{KEY_PATTERN, NAME_PATTERN, duration_rule, duration_schema, key_rule, name_rule};
 
 /// The most templates of one target.
 pub const MAX_TEMPLATES: usize = 64;
@@ -126,7 +126,7 @@ pub struct Restart {
     pub kind: WorkloadKind,
     /// Its name, in the namespace of this object.
     #[schemars(length(min = 1, max = 253), regex(pattern = NAME_PATTERN))]
-    #[x_kube(validation = workload_name_rule())]
+    #[x_kube(validation = name_rule("the workload's name", "agent"))]
     pub name: String,
     /// Only when one of these keys of the target changed. Without it: any key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{LEAST_INTERVAL, duration_or, duration_rule, duration_schema, interval_rule};
+use super::common::{LEAST_INTERVAL, duration_or, duration_rule, duration_schema, interval_rule, name_rule};
 
 /// Default of `spec.refreshInterval`.
 pub const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30);
@@ -268,15 +268,17 @@ pub struct ConfigMapSource {
 }
 
 /// A key of a Secret or ConfigMap.
-#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyRef {
     /// The object's namespace. Only in a ClusterPrefectWorkspace; a PrefectWorkspace reads of its own namespace only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = name_rule("the namespace of a reference", "platform"))]
     pub namespace: Option<String>,
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = name_rule("the name of a reference", "prefect-api-key"))]
     pub name: String,
     /// The key in it. Defaults: `key` for apiKey, `auth-string` for authString, `ca.crt` for caBundle,
     /// `config.toml` for configToml (the first two as in Prefect's own Helm chart).

@@ -17,7 +17,7 @@ use crate::api::{
 };
 use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, Limits, LocalSecrets, Prefect1Client, UrlError};
 use crate::sync::suggest::nearest;
-use crate::sync::{Failure, Reason, Timestamp};
+use crate::sync::{Failure, Reason, Timestamp, is_legal_name};
 use crate::workspace::failure::Credentials;
 use crate::workspace::{Prefect1, Reader, Setup};
 
@@ -295,6 +295,13 @@ impl<'a, N: Named> Gathering<'a, N> {
         let Some(namespace) = self.namespace.or(reference.namespace.as_deref()) else {
             return Err((Reason::WorkspaceInvalid, format!("the reference to {kind} {name} needs a namespace")));
         };
+        // They stand in an address of the API server's: what is no name could lead elsewhere.
+        if let Some(wrong) = [name.as_str(), namespace].into_iter().find(|name| !is_legal_name(name)) {
+            let message = format!(
+                "{wrong:?} is no name of a {kind} or a namespace: use lower-case letters, digits, '-' and '.', and begin and end with a letter or digit"
+            );
+            return Err((Reason::WorkspaceInvalid, message));
+        }
         let key = reference.key.as_deref().unwrap_or(default_key).to_owned();
         Ok(Reference { kind, namespace: namespace.to_owned(), name, key })
     }

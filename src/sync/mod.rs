@@ -53,6 +53,7 @@ pub use planned::{Observed, Plan, PlannedEvent, Removal, TargetAction};
 pub use reading::{Absence, Answer, Askers, Document, Failure, Hints, Missing, Read, Reading, Shape};
 pub use reason::Reason;
 pub use target::{Manifest, Target};
+pub use validate::is_legal_name;
 
 /// A point in time, as Kubernetes writes it.
 pub type Timestamp = k8s_openapi::jiff::Timestamp;

@@ -76,7 +76,7 @@ impl Object {
         for key in self.template.labels.keys().chain(self.template.annotations.keys()) {
             if !is_allowed_metadata(key) {
                 return Err(format!(
-                    "spec.target.template.metadata must not set {key:?}: keys of kubernetes.io, k8s.io and prefect-sync.dev steer controllers"
+                    "spec.target.template.metadata must not set {key:?}: keys of kubernetes.io, k8s.io, argoproj.io and prefect-sync.dev steer controllers"
                 ));
             }
         }
@@ -104,7 +104,8 @@ pub(super) fn is_legal_key(key: &str) -> bool {
 }
 
 /// The name of an object, as it may stand in an address.
-fn is_legal_name(name: &str) -> bool {
+#[must_use]
+pub fn is_legal_name(name: &str) -> bool {
     let is_end = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= 253
         && name.split('.').all(|label| {
@@ -130,7 +131,10 @@ fn is_allowed_metadata(key: &str) -> bool {
     let Some((domain, _)) = key.split_once('/') else { return true };
     let within = |parent: &str| domain == parent || domain.ends_with(&format!(".{parent}"));
     domain == "app.kubernetes.io"
-        || !(within("kubernetes.io") || within("k8s.io") || domain.ends_with("prefect-sync.dev"))
+        || !(within("kubernetes.io")
+            || within("k8s.io")
+            || within("argoproj.io")
+            || domain.ends_with("prefect-sync.dev"))
 }
 
 #[cfg(test)]
@@ -168,6 +172,7 @@ mod tests {
             "kubernetes.io/service-account.name",
             "control-plane.alpha.kubernetes.io/leader",
             "x.k8s.io/y",
+            "argocd.argoproj.io/secret-type",
             "prefect-sync.dev/owner",
         ] {
             assert!(!is_allowed_metadata(bad), "{bad}");

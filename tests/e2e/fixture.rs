@@ -58,7 +58,8 @@ pub async fn whole_cluster() -> &'static WholeCluster {
     CELL.get_or_init(|| async {
         let control_plane = installed().await;
         let kubeconfig = control_plane.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;
-        let options = operator_options(kubeconfig, &[]);
+        // All servers of the tests are at this address; whoever calls it otherwise may not.
+        let options = operator_options(kubeconfig, &["--allowed-api-hosts", "127.0.0.1"]);
         let operator = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &options);
         WholeCluster { control_plane, operator, options }
     })

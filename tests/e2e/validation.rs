@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::fixture::control_plane;
+use crate::validation_access::{bad_access, good_access};
 use crate::validation_sources::{bad_layouts, bad_sources, good};
 
 /// What the API server adds where the shape is wrong, since then it can't evaluate rules.
@@ -49,7 +50,7 @@ fn bad_interval(value: &str) -> Vec<String> {
 
 fn metadata(what: &str) -> Vec<String> {
     vec![format!(
-        "spec.target.template.metadata.{what}: Invalid value: {what} must not use keys of kubernetes.io, k8s.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"
+        "spec.target.template.metadata.{what}: Invalid value: {what} must not use keys of kubernetes.io, k8s.io, argoproj.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"
     )]
 }
 
@@ -208,6 +209,7 @@ fn bad_targets() -> Vec<Case> {
         (template("kubernetes.io/dockercfg"), target_type("kubernetes.io/dockercfg")),
         (labelled(json!({"labels": {"kubernetes.io/x": "y"}})), metadata("labels")),
         (labelled(json!({"labels": {"gateway.networking.k8s.io/x": "y"}})), metadata("labels")),
+        (labelled(json!({"labels": {"argocd.argoproj.io/secret-type": "cluster"}})), metadata("labels")),
         (labelled(json!({"labels": {"prefect-sync.dev/owned-by": "PrefectKV"}})), metadata("labels")),
         (labelled(json!({"annotations": {"kubernetes.io/service-account.name": "x"}})), metadata("annotations")),
         (labelled(json!({"annotations": {"prefect-sync.dev/owner": "PrefectSecret/x"}})), metadata("annotations")),
@@ -237,7 +239,9 @@ fn bad_targets() -> Vec<Case> {
         ),
         (
             ("PrefectSecret", json!({"data": [entry("A")], "workspaceRef": {"kind": "Workspace", "name": "x"}})),
-            shape(r#"spec.workspaceRef.kind: Unsupported value: "Workspace": supported values: "PrefectWorkspace""#),
+            shape(
+                r#"spec.workspaceRef.kind: Unsupported value: "Workspace": supported values: "PrefectWorkspace", "ClusterPrefectWorkspace""#,
+            ),
         ),
         (
             ("PrefectSecret", json!({"data": [entry("A")], "workspaceRef": {}})),
@@ -253,7 +257,7 @@ fn bad_workspaces() -> Vec<Case> {
         ))
     };
     let ids = "spec.api: Invalid value: set accountId and workspaceId together, or neither; both are in the address that the browser shows";
-    let neither = "spec: Invalid value: set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1";
+    let neither = "spec: Invalid value: set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1; or spec.parent";
     let key = json!({"secretKeyRef": {"name": "x"}});
     let reference = json!({"secretKeyRef": {"name": "x"}});
     let stale = "staleAfter must be a duration of at most 720h, such as 10m or 1h30m; 0s for none";
@@ -348,7 +352,8 @@ async fn create(client: &kube::Client, kind: &str, spec: &Value) -> Result<(), S
     let object = json!({
         "apiVersion": "prefect-sync.dev/v1alpha1", "kind": kind, "metadata": {"name": "bad"}, "spec": spec,
     });
-    let path = format!("/apis/prefect-sync.dev/v1alpha1/namespaces/default/{plural}");
+    let place = if kind.starts_with("Cluster") { "" } else { "namespaces/default/" };
+    let path = format!("/apis/prefect-sync.dev/v1alpha1/{place}{plural}");
     let request = axum::http::Request::post(format!("{path}?dryRun=All&fieldValidation=Strict"))
         .header("Content-Type", "application/json")
         .body(object.to_string().into_bytes())
@@ -361,7 +366,13 @@ async fn create(client: &kube::Client, kind: &str, spec: &Value) -> Result<(), S
 }
 
 fn all() -> impl Iterator<Item = Case> {
-    bad_data().into_iter().chain(bad_targets()).chain(bad_workspaces()).chain(bad_sources()).chain(bad_layouts())
+    bad_data()
+        .into_iter()
+        .chain(bad_targets())
+        .chain(bad_workspaces())
+        .chain(bad_sources())
+        .chain(bad_layouts())
+        .chain(bad_access())
 }
 
 #[tokio::test]
@@ -389,6 +400,10 @@ async fn bad_objects_are_refused_by_the_api_server_with_words_that_say_what_to_d
             "spec.data[0].remoteRef.blockType",
         ),
         (api(json!({"apiKey": {"value": "pnu_key"}})), "spec.api.apiKey.value"),
+        (
+            api(json!({"apiKey": {"secretKeyRef": {"namespace": "platform", "name": "key"}}})),
+            "spec.api.apiKey.secretKeyRef.namespace",
+        ),
     ] {
         let expected = format!(
             r#"{kind} in version "v1alpha1" cannot be handled as a {kind}: strict decoding error: unknown field "{field}""#
@@ -417,6 +432,7 @@ async fn the_limits_themselves_are_fine() {
     ]
     .into_iter()
     .chain(good())
+    .chain(good_access())
     {
         assert_eq!(create(&client, kind, &spec).await, Ok(()), "{kind} {:.200}", spec.to_string());
     }
