@@ -30,6 +30,7 @@ mod reconciling;
 mod refresh;
 mod resources;
 mod restarts;
+mod restored;
 mod scale;
 mod sessions;
 mod smoke;
