@@ -35,6 +35,8 @@
 //! 2. The session reads all keys of all objects of a workspace together, in batches of exact names: new ones at once,
 //!    those that an event announces a moment later, all when they are due. It compares each with the reading before,
 //!    and wakes only objects one of whose readings changed ([`sync::snapshot`]).
+//!    Through a workspace of the whole cluster each object asks only for what [`sync::access`] gives its namespace; the
+//!    rest stands for readings that failed, whether it exists or not.
 //! 3. [`sync::plan()`] takes the object, its readings and the target as it exists, makes one line of each entry, lays
 //!    them out ([`sync::layout`], [`sync::template`]), and says what to write, what to restart, which status, which
 //!    Events, and when to look again.
@@ -46,6 +48,7 @@
 //!   no async runtime, no clock; `tests/project.rs` reads the sources and holds this.
 //! - Values live in zeroizing memory and leave it only into the target. No log, Event, status, error text or
 //!   `Debug` shows one; response bodies are never logged.
+//! - What the rules do not give a namespace is not asked for it, not kept for it, and not told to it.
 //! - A failure removes nothing. What a confirmed absence does is a table in [`sync::plan()`].
 //! - Every write names the version that was seen, or is a create that fails where something exists.
 //! - When nothing changes nothing is written.

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::api::{ClusterPrefectWorkspace, CreationPolicy, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus};
 use crate::controllers::Options;
-use crate::controllers::credentials::{Named, gather, gather_over};
+use crate::controllers::credentials::{Above, Named, gather, gather_over};
 use crate::controllers::errors::Error;
 use crate::controllers::kind::{SyncKind as _, WorkspaceResource as _, place};
 use crate::prefect::{ApiUrl, Auth, Budget, Client, Connection, LocalSecrets, discover};
@@ -126,7 +126,7 @@ impl Readings {
         readings.extend(self.refused.get(&object.id).into_iter().flatten().cloned());
         let view = self.outage.as_ref().map_or(WorkspaceView::Usable, WorkspaceView::Unusable);
         let observed = Observed {
-            object: &Object { suspend: false, creation_policy: CreationPolicy::Owner, ..object.clone() },
+            object: &Object { suspend: false, creation_policy: CreationPolicy::Owner, created: None, ..object.clone() },
             previous: &SyncStatus::default(),
             workspace: view,
             stale_after: Duration::ZERO,
@@ -189,7 +189,9 @@ impl Files {
             }
             "Namespace" => {
                 let namespace: Namespace = parse(document)?;
-                self.namespaces.insert(namespace.name_any(), namespace.labels().clone());
+                let mut labels = namespace.labels().clone();
+                labels.insert(NAME_LABEL.to_owned(), namespace.name_any());
+                self.namespaces.insert(namespace.name_any(), labels);
             }
             "Secret" => {
                 let mut secret: Secret = serde_json::from_value(document)
@@ -225,9 +227,9 @@ impl Files {
             namespaces.entry(namespace.clone()).or_insert_with(own);
         }
         let mut tenants = Tenants::default();
-        tenants.set_namespaces(namespaces);
+        tenants.set_namespaces(namespaces, Vec::new());
         for (name, workspace) in &self.cluster_workspaces {
-            tenants.set_rules(name, Some(&workspace.spec.access));
+            tenants.set_rules(name, Some(&workspace.spec.access), Vec::new());
         }
         tenants
     }
@@ -237,7 +239,7 @@ impl Files {
         let options = Options::default();
         if key.is_cluster() {
             let Some(workspace) = self.cluster_workspaces.get(&key.name) else {
-                bail!("{key} is in none of the files")
+                return Ok((Setup::Usable { reader: Box::new(discovered(key)?), interval: Duration::ZERO }, None));
             };
             return Ok((gather(&workspace.subject(""), self, &options, now).await?.setup, Some(key.name.clone())));
         }
@@ -251,7 +253,9 @@ impl Files {
         let Some(above) = self.cluster_workspaces.get(parent) else {
             bail!("ClusterPrefectWorkspace {parent}, the parent of {key}, is in none of the files");
         };
-        let gathered = gather_over(Ok(&above.subject("")), &subject, self, &options, now).await?;
+        let above = above.subject("");
+        let above = Above { name: parent, subject: Ok(&above), is_allowed: true };
+        let gathered = gather_over(&above, &subject, self, &options, now).await?;
         Ok((gathered.setup, Some(parent.to_owned())))
     }
 
@@ -279,13 +283,13 @@ impl Files {
                 let access = tenants.access(&tenant).unwrap_or_else(Access::nothing);
                 let access =
                     if key.is_cluster() { access } else { access.under(reader.own.clone().unwrap_or_default()) };
-                let others = interest.limit(access.clone()).into_iter();
-                refused.insert(object.id.clone(), others.map(|k| (k.clone(), access.refused(&k, now))).collect());
+                let others = interest.limit(access.clone());
+                refused.insert(object.id.clone(), access.refusals(&others, now).collect());
             }
             snapshot.observe(&object.id, interest);
         }
-        let (pass, before) = snapshot.begin_pass(&snapshot.unread().clone());
-        let Pass { reads, outage, .. } = reader.read(&before, false, now).await;
+        let (pass, questions) = snapshot.begin_pass(&snapshot.unread().clone());
+        let Pass { reads, outage, .. } = reader.read(&questions, false, now).await;
         let explained = reader.explain(&snapshot.unexplained(&reads)).await;
         let times = Times { asked: now, answered: now, at: Duration::ZERO };
         snapshot.merge(&Numbers::only(pass), reads, explained, times, Duration::ZERO);

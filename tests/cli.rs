@@ -84,11 +84,12 @@ fn the_committed_crds_are_what_the_types_generate_one_file_a_kind() {
     let committed = files(Path::new(env!("CARGO_MANIFEST_DIR")).join("crds"));
     let fresh = files(scratch.path().join("out"));
     let names: Vec<&str> = committed.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["prefectkvs.yaml", "prefectsecrets.yaml", "prefectworkspaces.yaml"]);
+    let kinds = ["clusterprefectworkspaces", "prefectkvs", "prefectsecrets", "prefectworkspaces"];
+    assert_eq!(names, kinds.map(|kind| format!("{kind}.yaml")));
     for (committed, fresh) in committed.iter().zip(&fresh) {
         assert!(committed == fresh, "crds/{} is stale: run `make crds`", committed.0);
     }
-    assert_eq!(fresh.len(), 3);
+    assert_eq!(fresh.len(), 4);
     // Without a folder the same, as one stream for `kubectl apply -f -`.
     let printed = run(scratch.path(), &["crds"], &[]).stdout;
     assert_eq!(printed.matches("\nkind: CustomResourceDefinition\n").count(), 3);
@@ -400,4 +401,60 @@ fn a_file_that_cannot_be_used_is_named_and_nothing_of_its_content_is_shown() {
     let ran = run(home.path(), &["render", "-f", "none.yaml"], &[]);
     assert_eq!(ran.stderr, "prefect-sync: reading none.yaml: No such file or directory (os error 2)\n");
     assert_eq!(run(home.path(), &["render"], &[]).code, 2);
+}
+
+/// Everything that `render` needs for a ClusterPrefectWorkspace is in files: rules, labels, a team's own secrets over it.
+#[test]
+fn render_reads_through_a_cluster_workspace_what_its_rules_allow() {
+    let scratch = Scratch::new("cli");
+    let write = |name: &str, documents: &[serde_json::Value]| {
+        let documents: Vec<String> = documents.iter().map(ToString::to_string).collect();
+        std::fs::write(scratch.path().join(name), documents.join("\n---\n")).unwrap();
+    };
+    let config = |namespace: &str, text: &str| {
+        let metadata =
+            json!({"name": "config", "namespace": namespace, "labels": {"prefect-sync.dev/offer": "workspace"}});
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"config.toml": text}})
+    };
+    let ours = |kind: &str, metadata: serde_json::Value, spec: serde_json::Value| json!({"apiVersion": "prefect-sync.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+    let local = json!({"configToml": {"secretKeyRef": {"namespace": "platform", "name": "config"}}});
+    let rule = json!({"namespaceSelector": {"matchLabels": {"team": "yes"}}, "keys": ["{namespace}-*"]});
+    let all = [
+        config("platform", "[context.secrets]\nads-db = \"of all\"\nbi-db = \"theirs\"\n"),
+        ours("ClusterPrefectWorkspace", json!({"name": "default"}), json!({"local": local, "access": [rule]})),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ads", "labels": {"team": "yes"}}}),
+    ];
+    write("platform.yaml", &all);
+    let data = json!([
+        {"secretKey": "OWN", "remoteRef": {"key": "ads-db"}},
+        {"secretKey": "THEIRS", "remoteRef": {"key": "bi-db"}},
+    ]);
+    // As `kubectl get -o yaml` prints it.
+    let metadata = json!({"name": "etl", "namespace": "ads", "creationTimestamp": "2026-01-01T00:00:00Z"});
+    write("team.yaml", &[ours("PrefectSecret", metadata.clone(), json!({"data": [data[0]]}))]);
+    write("denied.yaml", &[ours("PrefectSecret", metadata.clone(), json!({"data": data}))]);
+    let render = |files: &[&str]| {
+        let mut args = vec!["render", "-o", "yaml", "--show-values"];
+        args.extend(files.iter().flat_map(|file| ["-f", file]));
+        run(scratch.path(), &args, &[])
+    };
+    let value = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let allowed = render(&["platform.yaml", "team.yaml"]);
+    assert_eq!((allowed.code, allowed.stderr.as_str()), (0, ""));
+    assert!(allowed.stdout.contains(&value("of all")), "{}", allowed.stdout);
+    let denied = render(&["platform.yaml", "denied.yaml"]);
+    let message = "PrefectSecret/etl THEIRS: namespace \"ads\" may not read secret block \"bi-db\" through ClusterPrefectWorkspace \"default\"";
+    assert_eq!((denied.code, denied.stdout.as_str()), (1, ""));
+    assert!(denied.stderr.starts_with(message), "{}", denied.stderr);
+    // A team's own secrets over it.
+    let local = json!({"configToml": {"secretKeyRef": {"name": "config"}}});
+    let over = ours(
+        "PrefectWorkspace",
+        json!({"name": "default", "namespace": "ads"}),
+        json!({"parent": {"name": "default"}, "local": local}),
+    );
+    write("over.yaml", &[config("ads", "[context.secrets]\nbi-db = \"our own\"\n"), over]);
+    let over = render(&["platform.yaml", "denied.yaml", "over.yaml"]);
+    assert_eq!((over.code, over.stderr.as_str()), (0, ""));
+    assert!(over.stdout.contains(&value("of all")) && over.stdout.contains(&value("our own")), "{}", over.stdout);
 }

@@ -18,20 +18,19 @@ pub const NAMESPACE_PLACEHOLDER: &str = "{namespace}";
 /// Allows namespaces to read keys. Nothing is allowed that no rule allows.
 #[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.namespaces) != has(self.namespaceSelector)").message("set namespaces or namespaceSelector, exactly one of them; namespaceSelector: {} means all"))]
+#[x_kube(validation = Rule::new("has(self.namespaces) != has(self.namespaceSelector)").message("set namespaces or namespaceSelector, exactly one of them"))]
 pub struct AccessRule {
     /// The namespaces that the rule is for, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = MAX_NAMESPACES), inner(length(min = 1, max = 63)))]
     #[x_kube(validation = Rule::new("self.all(n, n.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))").message("namespaces are whole names, without wildcards; namespaceSelector selects by label"))]
     pub namespaces: Vec<String>,
-    /// The namespaces that the rule is for, by their labels; {} means all.
+    /// The namespaces that the rule is for, by their labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<NamespaceSelector>,
     /// Names of blocks and variables, where * stands for any text and {namespace} for the asking namespace's name. What
-    /// one pattern gives to several namespaces is the one's with the longest name: data-science-db is not data's under
-    /// {namespace}-* where that gives it to data-science. Default: every name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// one pattern would give to several namespaces is the one's with the longest name: data-science-db is not data's under
+    /// {namespace}-* where there is a namespace data-science. Every name: ["*"].
     #[schemars(length(min = 1, max = MAX_PATTERNS), inner(length(min = 1, max = 255)))]
     #[x_kube(validation = Rule::new("self.all(k, !k.replace('{namespace}', '').contains('{') && !k.replace('{namespace}', '').contains('}'))").message("keys are names with * for any text and {namespace} for the asking namespace's name; there is no other placeholder"))]
     pub keys: Vec<String>,
@@ -48,8 +47,9 @@ pub struct AccessRule {
 }
 
 /// Selects namespaces by their labels: all of what is said must hold.
-#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[derive(Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.matchLabels) && size(self.matchLabels) > 0 || has(self.matchExpressions) && size(self.matchExpressions) > 0").message("set matchLabels or matchExpressions; all namespaces have the label kubernetes.io/metadata.name (operator: Exists)"))]
 pub struct NamespaceSelector {
     /// Labels that must have these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

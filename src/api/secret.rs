@@ -53,7 +53,8 @@ pub struct PrefectSecretSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Box<SecretTarget>>,
     /// The longest a change in Prefect may go unseen, from 1s to 24h, shorter or longer than the workspace's. A key
-    /// that several objects ask for is read as often as one of them needs. Default: the workspace's refreshInterval.
+    /// that several objects ask for is read as often as one of them needs; through a ClusterPrefectWorkspace not more often
+    /// than that says. Default: the workspace's refreshInterval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = interval_rule())]

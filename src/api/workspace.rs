@@ -62,7 +62,8 @@ pub struct PrefectWorkspaceSpec {
     /// A workspace of the whole cluster that is read where local has nothing, as far as its access rules allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ParentRef>,
-    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m. Default: the parent's, or 30s.
+    /// The longest a change in Prefect may go unseen, from 1s to 24h, such as 30s or 5m; not shorter than the parent's.
+    /// Default: the parent's, or 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     #[x_kube(validation = interval_rule())]
@@ -144,7 +145,11 @@ impl<'a> Connection<'a> {
     #[must_use]
     pub fn under(self, own: &Self) -> Self {
         Self {
-            refresh_interval: own.refresh_interval.or(self.refresh_interval),
+            // What all share is not read more often than whoever runs it says.
+            refresh_interval: own
+                .refresh_interval
+                .filter(|_| own.refresh_interval() > self.refresh_interval())
+                .or(self.refresh_interval),
             stale_after: own.stale_after.or(self.stale_after),
             ..self
         }
@@ -165,7 +170,7 @@ impl<'a> Connection<'a> {
 }
 
 /// How much may be asked of Prefect. All workspaces of one host (on Prefect Cloud: of one account) share their budget,
-/// and the lowest of their limits holds.
+/// and the lowest of their limits holds, or of those of ClusterPrefectWorkspaces where there are some.
 #[derive(Deserialize, Serialize, Clone, Debug, PartialEq, Eq, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {

@@ -93,7 +93,8 @@ impl Context {
             let (kind, namespace) =
                 (about.kind.as_deref().unwrap_or_default(), about.namespace.as_deref().unwrap_or_default());
             let name = about.name.as_deref().unwrap_or_default();
-            tracing::info!(object = %format_args!("{kind} {namespace}/{name}"), reason = %event.reason, "{}", event.note);
+            let slash = if namespace.is_empty() { "" } else { "/" };
+            tracing::info!(object = %format_args!("{kind} {namespace}{slash}{name}"), reason = %event.reason, "{}", event.note);
             let event = Event {
                 type_: if event.warning { EventType::Warning } else { EventType::Normal },
                 reason: event.reason.to_string(),

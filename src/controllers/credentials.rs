@@ -16,7 +16,7 @@ use crate::api::{
     self as spec, ApiSpec, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PREFECT1_API_URL, Prefect1Backend, Prefect1Spec,
 };
 use crate::prefect::{self, ApiUrl, Auth, Connection, ErrorKind, Limits, LocalSecrets, Prefect1Client, UrlError};
-use crate::sync::suggest::nearest;
+use crate::sync::suggest::{cluster_trouble, nearest};
 use crate::sync::{Failure, Reason, Timestamp, is_legal_name};
 use crate::workspace::failure::Credentials;
 use crate::workspace::{Prefect1, Reader, Setup};
@@ -116,24 +116,36 @@ pub async fn gather(
     gathering.gathered(subject.connection, reader, now)
 }
 
-/// Gathers for a workspace that puts local secrets of its own over `parent`, or why that can't be had.
+/// The ClusterPrefectWorkspace that another one puts local secrets of its own over.
+pub struct Above<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Itself, or why it can't be had.
+    pub subject: Result<&'a Subject<'a>, Problem>,
+    /// Whether its rules let the namespace read anything.
+    pub is_allowed: bool,
+}
+
+/// Gathers for a workspace that puts local secrets of its own over another one.
 ///
 /// # Errors
 /// When something they name could not be read from the API server.
 pub async fn gather_over(
-    parent: Result<&Subject<'_>, Problem>,
+    above: &Above<'_>,
     subject: &Subject<'_>,
     named: &impl Named,
     options: &Options,
     now: Timestamp,
 ) -> Result<Gathered, Error> {
     let mut gathering = Gathering::new(subject, named);
-    let parent = match parent {
+    let parent = match &above.subject {
         Ok(parent) => parent,
-        Err(problem) => return gathering.gathered(subject.connection, Err(problem.into()), now),
+        Err(problem) => return gathering.gathered(subject.connection, Err(problem.clone().into()), now),
     };
     let connection = parent.connection.under(&subject.connection);
-    let reader = gathering.reader_over(parent, &connection, &subject.connection, options).await;
+    let reader =
+        gathering.reader_over(above.name, above.is_allowed, (parent, &connection), &subject.connection, options);
+    let reader = reader.await;
     gathering.gathered(connection, reader, now)
 }
 
@@ -171,20 +183,32 @@ impl<'a, N: Named> Gathering<'a, N> {
         Ok(Gathered { fingerprint: self.fingerprint, api_url, interval, stale_after, setup })
     }
 
-    /// The parent's reader, with local secrets of the workspace's own before it.
+    /// The parent's reader, with local secrets of the workspace's own before it. Whoever may read nothing through the
+    /// parent has only these; and whatever is wrong with the parent is told to those who run it.
     async fn reader_over(
         &mut self,
-        parent: &Subject<'_>,
-        connection: &spec::Connection<'_>,
+        name: &str,
+        is_allowed: bool,
+        (parent, connection): (&Subject<'_>, &spec::Connection<'_>),
         own: &spec::Connection<'_>,
         options: &Options,
     ) -> Result<(Reader, Option<String>), Trouble> {
         let own = self.local(own).await?.unwrap_or_default();
+        if !is_allowed {
+            self.fingerprint.push_str(&format!(" under {}", parent.state));
+            return Ok((Reader::default().under(own), None));
+        }
         let mut above = Gathering::new(parent, self.named);
         let read = above.reader(connection, options).await;
         self.fingerprint.push_str(&format!(" over {}", above.fingerprint));
-        let (reader, api_url) = read?;
-        Ok((reader.under(own), api_url))
+        match read {
+            Ok((reader, api_url)) => {
+                let credentials = reader.credentials.of_workspace(name);
+                Ok((Reader { credentials, ..reader.under(own) }, api_url))
+            }
+            Err(Trouble::Problem((reason, _))) => Err(Trouble::Problem((reason, cluster_trouble(name, reason)))),
+            Err(error) => Err(error),
+        }
     }
 
     async fn local(&mut self, connection: &spec::Connection<'_>) -> Result<Option<LocalSecrets>, Trouble> {

@@ -8,47 +8,70 @@ use tokio_util::sync::CancellationToken;
 
 use super::Cache;
 use super::kind::{ClusterWorkspace, Workspace, place};
-use crate::api::ClusterPrefectWorkspace;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::WorkspaceView;
+use crate::sync::suggest::cluster_off;
 use crate::sync::{Object, Reason};
 use crate::workspace::{Observation, Workspaces};
 
-/// How long the lists of the cluster's workspaces and namespaces may keep the first questions waiting.
+/// How long the lists of the cluster's workspaces and namespaces may keep objects waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Why nothing is read where one of them can't be had.
+const NO_LISTS: &str =
+    "the operator can't list them, or the namespaces; give it that permission, as deploy/manifests/10-rbac.yaml does";
 
 /// The workspaces of the whole cluster.
 #[derive(Clone)]
 pub(super) enum ClusterWorkspaces {
     /// They are read.
-    On(Arc<Cache<ClusterWorkspace>>),
+    On {
+        cache: Arc<Cache<ClusterWorkspace>>,
+        /// Cancelled once the namespaces have been listed.
+        namespaces: CancellationToken,
+        /// Cancelled once both have been listed, or were waited for long enough.
+        settled: CancellationToken,
+    },
     /// They are not, and why.
     Off(Arc<str>),
 }
 
 impl ClusterWorkspaces {
-    /// A workspace by name, or why it can't be used.
-    pub fn get(&self, name: &str) -> Result<Arc<ClusterWorkspace>, (Reason, String)> {
-        let cache = match self {
-            Self::On(cache) => cache,
-            Self::Off(why) => {
-                let message = format!("ClusterPrefectWorkspace {name:?} is not read: {why}; use a PrefectWorkspace");
-                return Err((Reason::ClusterWorkspacesOff, message));
-            }
-        };
-        let missing = || (Reason::WorkspaceNotFound, format!("there is no ClusterPrefectWorkspace {name:?}"));
-        cache.store.get(&ObjectRef::new(name)).ok_or_else(missing)
+    /// They are read as soon as they and the namespaces have been listed.
+    pub fn on(cache: Arc<Cache<ClusterWorkspace>>, namespaces: CancellationToken) -> Self {
+        let settled = CancellationToken::new();
+        let (listed, others, settle) = (cache.listed.clone(), namespaces.clone(), settled.clone().drop_guard());
+        tokio::spawn(async move {
+            let both = async { tokio::join!(listed.cancelled(), others.cancelled()) };
+            let _ = tokio::time::timeout(PATIENCE, both).await;
+            drop(settle);
+        });
+        Self::On { cache, namespaces, settled }
     }
 
-    /// Cancelled once they have been listed.
-    pub fn listed(&self) -> CancellationToken {
+    /// Why they can't be read now.
+    fn why_off(&self) -> Option<&str> {
         match self {
-            Self::On(cache) => cache.listed.clone(),
-            Self::Off(_) => {
-                let listed = CancellationToken::new();
-                listed.cancel();
-                listed
-            }
+            Self::On { cache, namespaces, .. } if cache.listed.is_cancelled() && namespaces.is_cancelled() => None,
+            Self::On { .. } => Some(NO_LISTS),
+            Self::Off(why) => Some(why),
+        }
+    }
+
+    /// A workspace by name, or why it can't be used.
+    pub fn get(&self, name: &str) -> Result<Arc<ClusterWorkspace>, (Reason, String)> {
+        match (self, self.why_off()) {
+            (Self::On { cache, .. }, None) => cache
+                .store
+                .get(&ObjectRef::new(name))
+                .ok_or_else(|| (Reason::WorkspaceNotFound, format!("there is no ClusterPrefectWorkspace {name:?}"))),
+            (_, why) => Err((Reason::ClusterWorkspacesOff, cluster_off(name, why.unwrap_or_default()))),
+        }
+    }
+
+    /// Waits until it is known what there is, or that it can't be.
+    pub async fn settled(&self) {
+        if let Self::On { settled, .. } = self {
+            settled.cancelled().await;
         }
     }
 }
@@ -58,8 +81,6 @@ impl ClusterWorkspaces {
 pub(super) struct Directory {
     pub namespaced: Arc<Cache<Workspace>>,
     pub cluster: ClusterWorkspaces,
-    /// Cancelled once the namespaces have been listed.
-    pub namespaces_listed: CancellationToken,
 }
 
 /// How an object's workspace stands, as far as the caches say.
@@ -79,50 +100,31 @@ impl Directory {
     }
 
     fn exists(&self, key: &WorkspaceKey) -> bool {
-        match &self.cluster {
-            _ if !key.is_cluster() => self.get(&key.namespace, &key.name),
-            ClusterWorkspaces::On(cache) => cache.store.get(&ObjectRef::new(&key.name)).is_some(),
-            ClusterWorkspaces::Off(_) => false,
+        if key.is_cluster() {
+            return self.cluster.get(&key.name).is_ok();
         }
+        self.namespaced.store.get(&ObjectRef::new(&key.name).within(&key.namespace)).is_some()
     }
 
-    fn get(&self, namespace: &str, name: &str) -> bool {
-        self.namespaced.store.get(&ObjectRef::new(name).within(namespace)).is_some()
-    }
-
-    /// Waits until it is known which workspace the object uses.
-    pub async fn knows(&self, object: &Object) {
-        // Before the workspaces are listed none would be found.
-        self.namespaced.listed.cancelled().await;
-        if object.workspace.is_cluster() || (object.names_no_workspace && !self.exists(&object.workspace)) {
-            self.cluster.listed().cancelled().await;
-        }
-    }
-
-    /// Waits until all lists are there, or some can't be had.
+    /// Waits until the lists are there, or some of the cluster's can't be had.
     pub async fn is_listed(&self) {
         self.namespaced.listed.cancelled().await;
-        let cluster = self.cluster.listed();
-        let others = async { tokio::join!(cluster.cancelled(), self.namespaces_listed.cancelled()) };
-        let _ = tokio::time::timeout(PATIENCE, others).await;
+        self.cluster.settled().await;
     }
 
     /// How the object's workspace stands; names only what its namespace may use.
     pub fn standing(&self, object: &Object, workspaces: &Workspaces) -> Standing {
-        if self.exists(&object.workspace) {
+        let (key, namespace) = (&object.workspace, &object.id.namespace);
+        if self.exists(key) {
             return Standing::Exists;
         }
-        let (key, namespace) = (&object.workspace, &object.id.namespace);
         let mut others: Vec<String> = match &self.cluster {
             _ if !key.is_cluster() => self.names_in(&key.namespace),
-            ClusterWorkspaces::On(cache) => {
+            ClusterWorkspaces::On { cache, .. } if self.has_cluster() => {
                 let names = cache.store.state().into_iter().map(|workspace| place(&*workspace).1);
                 names.filter(|name| workspaces.may_use(&WorkspaceKey::cluster(name), namespace)).collect()
             }
-            ClusterWorkspaces::Off(_) => match self.cluster.get(&key.name) {
-                Err((_, why)) => return Standing::Off(why),
-                Ok(_) => Vec::new(),
-            },
+            off => return Standing::Off(cluster_off(&key.name, off.why_off().unwrap_or_default())),
         };
         others.sort_unstable();
         Standing::Missing(others)
@@ -135,7 +137,7 @@ impl Directory {
 
     /// Whether the cluster's workspaces are read.
     pub fn has_cluster(&self) -> bool {
-        matches!(self.cluster, ClusterWorkspaces::On(_))
+        self.cluster.why_off().is_none()
     }
 }
 
@@ -153,9 +155,4 @@ impl Standing {
             },
         }
     }
-}
-
-/// The workspaces of the cluster in their cache.
-pub(super) fn parsed(object: &ClusterWorkspace) -> Option<&ClusterPrefectWorkspace> {
-    object.0.as_ref().ok()
 }

@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 use super::Scope;
 use super::credentials::Subject;
 use crate::api::{
-    ClusterPrefectWorkspace, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus, WorkspaceKind, WorkspaceStatus,
+    ClusterPrefectWorkspace, Connection, PrefectKV, PrefectSecret, PrefectWorkspace, SyncStatus, WorkspaceKind,
+    WorkspaceStatus,
 };
 use crate::sync::{Kind, Manifest, Object, Target};
 
@@ -68,6 +69,8 @@ pub trait WorkspaceResource:
 
     /// The API of all that a scope has of them.
     fn api(client: Client, scope: &Scope) -> Api<Guarded<Self>>;
+    /// How it reaches Prefect.
+    fn connection(&self) -> Connection<'_>;
     /// Itself, as far as it is gathered for. `namespace` is its own.
     fn subject<'a>(&'a self, namespace: &'a str) -> Subject<'a>;
     /// The ClusterPrefectWorkspace that it puts local secrets of its own over.
@@ -83,9 +86,13 @@ impl WorkspaceResource for PrefectWorkspace {
         scope.api(client)
     }
 
+    fn connection(&self) -> Connection<'_> {
+        self.spec.connection()
+    }
+
     fn subject<'a>(&'a self, namespace: &'a str) -> Subject<'a> {
         let state = format!("{:?} {:?}", self.uid(), self.metadata.generation);
-        Subject { connection: self.spec.connection(), namespace: Some(namespace), state }
+        Subject { connection: self.connection(), namespace: Some(namespace), state }
     }
 
     fn parent(&self) -> Option<&str> {
@@ -104,8 +111,12 @@ impl WorkspaceResource for ClusterPrefectWorkspace {
         Api::all(client)
     }
 
+    fn connection(&self) -> Connection<'_> {
+        self.spec.connection()
+    }
+
     fn subject<'a>(&'a self, _: &'a str) -> Subject<'a> {
-        let connection = self.spec.connection();
+        let connection = self.connection();
         // Not the generation: who may read what is no other state of the session.
         let state = format!("{:?} {connection:?}", self.uid());
         Subject { connection, namespace: None, state }

@@ -117,22 +117,19 @@ pub async fn run(client: Client, options: Options, health: Health, shutdown: Can
     metrics.watch_sessions(Arc::new(move || sessions.states()));
     let context = Arc::new(Context::new(client, workspaces, options, metrics));
     let mut tasks = JoinSet::new();
-    let (cluster, namespaces_listed) = if let Some(why) = why_no_cluster(&context.options, &served) {
+    let cluster = if let Some(why) = why_no_cluster(&context.options, &served) {
         tracing::info!("no ClusterPrefectWorkspace is read: {why}");
-        (ClusterWorkspaces::Off(why.into()), CancellationToken::new())
+        ClusterWorkspaces::Off(why.into())
     } else {
         let cache = workspaces::spawn_cluster(&mut tasks, &context, woken.cluster_workspaces, &shutdown);
         let listed = namespaces::spawn(&mut tasks, &context, &shutdown);
-        readiness.expect(cache.listed.clone());
-        readiness.expect(listed.clone());
-        (ClusterWorkspaces::On(cache), listed)
+        ClusterWorkspaces::on(cache, listed)
     };
     for scope in scopes {
         let channels = woken.scopes.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
         let cache = workspaces::spawn(&mut tasks, &scope, &context, &cluster, channels.workspaces, &shutdown);
         readiness.expect(cache.listed.clone());
-        let directory =
-            Directory { namespaced: cache, cluster: cluster.clone(), namespaces_listed: namespaces_listed.clone() };
+        let directory = Directory { namespaced: cache, cluster: cluster.clone() };
         let listed = targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
         let woken = channels.secrets;
         readiness.expect(objects::spawn::<PrefectSecret>(
@@ -162,7 +159,7 @@ fn why_no_cluster(options: &Options, served: &[String]) -> Option<String> {
         return Some(format!("this operator works in some namespaces only ({namespaces}), not in the whole cluster"));
     }
     let is_served = served.iter().any(|kind| kind == "ClusterPrefectWorkspace");
-    (!is_served).then(|| "the API server does not serve the kind; install the CRDs, kubectl apply -f crds/".to_owned())
+    (!is_served).then(|| "the API server does not serve the kind; install the CRDs (kubectl apply -f crds/), and restart the operator".to_owned())
 }
 
 /// The kinds of ours that the API server has; a clear word instead of watches that fail for ever.

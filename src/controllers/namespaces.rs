@@ -39,6 +39,8 @@ pub(super) fn spawn(
                 Ok(Some(Event::InitDone)) => {
                     context.workspaces.set_namespaces(std::mem::take(&mut list));
                     filled.cancel();
+                    // Also those that were told that none is read.
+                    context.workspaces.wake_users(|_, key| key.is_cluster());
                 }
                 Ok(Some(Event::Apply(namespace))) => {
                     context.workspaces.set_namespace(&namespace.name_any(), Some(namespace.labels().clone()));

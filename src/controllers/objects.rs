@@ -125,20 +125,22 @@ pub(super) fn spawn<K: SyncKind>(
 
 /// Tells the sessions which keys all objects ask for before any of them is reconciled, so that these are read together.
 async fn announce_all<K: SyncKind>(shared: Arc<Shared<K>>, listed: CancellationToken) {
+    // Whatever becomes of this, nobody waits for it for ever.
+    let _announced = shared.announced.clone().drop_guard();
     listed.cancelled().await;
     shared.directory.is_listed().await;
-    for object in shared.store.state() {
-        if let Ok(resource) = &object.0
-            && resource.meta().deletion_timestamp.is_none()
-        {
-            let object = shared.directory.resolve(resource.object());
-            if !object.suspend {
-                let status = resource.status().cloned().unwrap_or_default();
-                let _ = shared.context.workspaces.observe(&object, &status);
-            }
+    for cached in shared.store.state() {
+        let Ok(resource) = &cached.0 else { continue };
+        let object = shared.directory.resolve(resource.object());
+        if resource.meta().deletion_timestamp.is_some() || object.suspend {
+            continue;
+        }
+        let _ = shared.context.workspaces.observe(&object, &resource.status().cloned().unwrap_or_default());
+        // Deleted meanwhile: nobody would forget it any more.
+        if shared.store.get(&ObjectRef::from_obj(&*cached)).is_none() {
+            shared.context.forget(&object.id);
         }
     }
-    shared.announced.cancel();
 }
 
 /// What a user changes: the spec, or the annotation that asks for a refresh.
@@ -205,7 +207,6 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
         return Ok(Action::await_change());
     }
     shared.announced.cancelled().await;
-    shared.directory.knows(&object).await;
     let object = shared.directory.resolve(object);
     let previous = previous_status(resource, &object, context);
     let api: Api<K::Target> = Api::namespaced(context.client.clone(), &object.id.namespace);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
@@ -16,8 +17,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Context, RECONCILE_TIMEOUT};
-use super::credentials::{Gathered, gather, gather_over};
-use super::directory::{ClusterWorkspaces, parsed};
+use super::credentials::{Above, Gathered, gather, gather_over};
+use super::directory::ClusterWorkspaces;
 use super::errors::Error;
 use super::kind::{ClusterWorkspace, Guarded, Workspace, WorkspaceResource, place};
 use super::wakers::Woken;
@@ -27,11 +28,14 @@ use crate::api::{
     ClusterPrefectWorkspace, Connection, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceStatus,
 };
 use crate::sync::object::{DEFAULT_WORKSPACE, WorkspaceKey};
+use crate::sync::suggest::cluster_trouble;
 use crate::sync::workspace::workspace_status;
 use crate::sync::{Failure, Reason};
 use crate::workspace::{Setup, Situation, Workspaces};
 
 const CONCURRENCY: u16 = 8;
+/// How the fingerprint of a workspace that can't be parsed begins.
+const INVALID: &str = "invalid";
 /// When to look again at a workspace that can't be used: a Secret without the label can't be watched.
 const UNUSABLE_RETRY: Duration = Duration::from_secs(30);
 /// When to look again at one that can: what a watch missed, such as a label taken off meanwhile, is found then.
@@ -47,9 +51,9 @@ pub(super) fn spawn(
     shutdown: &CancellationToken,
 ) -> Arc<Cache<Workspace>> {
     let registry = context.workspaces.clone();
+    // Those that had used the cluster's for want of their namespace's.
     let seen = move |event: &Event<Workspace>, cache: &Store<Workspace>| {
         let is_there = |namespace: &str| cache.get(&ObjectRef::new(DEFAULT_WORKSPACE).within(namespace)).is_some();
-        // Those that had used the cluster's for want of it.
         let of_cluster = WorkspaceKey::cluster(DEFAULT_WORKSPACE);
         match event {
             Event::Apply(object) if place(object).1 == DEFAULT_WORKSPACE => {
@@ -60,7 +64,7 @@ pub(super) fn spawn(
             _ => {}
         }
     };
-    spawn_kind::<PrefectWorkspace>(tasks, scope, context, cluster, (woken, seen), shutdown)
+    spawn_kind::<PrefectWorkspace>(tasks, scope, context, cluster, (woken, |_, _| {}, seen), shutdown)
 }
 
 /// Starts the controller of the ClusterPrefectWorkspaces; returns its cache.
@@ -71,29 +75,40 @@ pub(super) fn spawn_cluster(
     shutdown: &CancellationToken,
 ) -> Arc<Cache<ClusterWorkspace>> {
     let registry = context.workspaces.clone();
-    let seen = move |event: &Event<ClusterWorkspace>, cache: &Store<ClusterWorkspace>| match event {
-        Event::Apply(object) => {
-            allow(&registry, object);
-            if place(object).1 == DEFAULT_WORKSPACE {
-                wake_without_default(&registry);
-            }
-        }
+    let ruling = move |event: &Event<ClusterWorkspace>, cache: &Store<ClusterWorkspace>| match event {
+        Event::Apply(object) => allow(&registry, object),
         Event::Delete(object) => registry.set_rules(&place(object).1, None),
         Event::InitDone => {
             cache.state().iter().for_each(|object| allow(&registry, object));
-            wake_without_default(&registry);
+            let is_gone = |name: &String| cache.get(&ObjectRef::new(name)).is_none();
+            registry.with_rules().iter().filter(|name| is_gone(name)).for_each(|gone| registry.set_rules(gone, None));
         }
         Event::Init | Event::InitApply(_) => {}
     };
+    let registry = context.workspaces.clone();
+    let seen = move |event: &Event<ClusterWorkspace>, _: &Store<ClusterWorkspace>| match event {
+        Event::Apply(object) if place(object).1 == DEFAULT_WORKSPACE => wake_without_default(&registry),
+        Event::InitDone => {
+            // Also those that were told that there is none, or that none is read.
+            registry.wake_users(|_, key| key.is_cluster());
+            wake_without_default(&registry);
+        }
+        _ => {}
+    };
     // None is any other's child.
     let none = ClusterWorkspaces::Off("it has no parent".into());
-    spawn_kind::<ClusterPrefectWorkspace>(tasks, &Scope::Cluster, context, &none, (woken, seen), shutdown)
+    spawn_kind::<ClusterPrefectWorkspace>(tasks, &Scope::Cluster, context, &none, (woken, ruling, seen), shutdown)
 }
 
 /// Makes the access rules known before any object asks. One that can't be parsed allows nothing.
 fn allow(registry: &Workspaces, object: &ClusterWorkspace) {
-    let rules = parsed(object).map(|workspace| workspace.spec.access.as_slice()).unwrap_or_default();
-    registry.set_rules(&place(object).1, Some(rules));
+    match &object.0 {
+        Ok(workspace) => {
+            let state = workspace.subject("").state;
+            registry.set_rules(&place(object).1, Some((&workspace.spec.access, &state)));
+        }
+        Err(_) => registry.set_rules(&place(object).1, Some((&[], INVALID))),
+    }
 }
 
 /// Those that have no workspace may use the cluster's now.
@@ -107,7 +122,7 @@ fn spawn_kind<K: WorkspaceResource>(
     scope: &Scope,
     context: &Arc<Context>,
     cluster: &ClusterWorkspaces,
-    (woken, seen): (Woken<Guarded<K>>, impl Fn(&Event<Guarded<K>>, &Store<Guarded<K>>) + Send + Sync + 'static),
+    (woken, before, after): (Woken<Guarded<K>>, impl Seen<K>, impl Seen<K>),
     shutdown: &CancellationToken,
 ) -> Arc<Cache<Guarded<K>>> {
     let client = &context.client;
@@ -121,7 +136,7 @@ fn spawn_kind<K: WorkspaceResource>(
         .reflect(writer)
         // After the cache: the objects that are woken must not find it there any more.
         .inspect_ok(move |event| {
-            seen(event, &cache);
+            before(event, &cache);
             match event {
                 Event::Delete(object) => forgetting.remove(&key(object)),
                 Event::InitDone => {
@@ -136,6 +151,7 @@ fn spawn_kind<K: WorkspaceResource>(
                 }
                 _ => {}
             }
+            after(event, &cache);
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
@@ -157,6 +173,11 @@ fn spawn_kind<K: WorkspaceResource>(
     watching::spawn(tasks, controller, [listed.clone()], shutdown.clone());
     Arc::new(Cache { store, listed })
 }
+
+/// What a change of the cache is for, before and after it is acted upon.
+trait Seen<K: WorkspaceResource>: Fn(&Event<Guarded<K>>, &Store<Guarded<K>>) + Send + Sync + 'static {}
+
+impl<K: WorkspaceResource, F: Fn(&Event<Guarded<K>>, &Store<Guarded<K>>) + Send + Sync + 'static> Seen<K> for F {}
 
 struct Shared<K: WorkspaceResource> {
     context: Arc<Context>,
@@ -183,10 +204,9 @@ fn users<K: WorkspaceResource>(
 ) -> Vec<ObjectRef<Guarded<K>>> {
     let names_it = |object: &Guarded<K>| {
         let Ok(workspace) = &object.0 else { return false };
-        let (own, _) = place(object);
-        let subject = workspace.subject(&own);
-        names(subject.connection).into_iter().any(|reference| {
-            let of = subject.namespace.or(reference.namespace.as_deref());
+        let own = ResourceExt::namespace(object);
+        names(workspace.connection()).into_iter().any(|reference| {
+            let of = own.as_ref().or(reference.namespace.as_ref());
             of == Some(namespace) && reference.name == *name
         })
     };
@@ -230,13 +250,15 @@ async fn reconcile_workspace<K: WorkspaceResource>(
     let gathered = match workspace.parent() {
         None => gather(&subject, &context.client, &context.options, now).await?,
         Some(name) => {
-            shared.cluster.listed().cancelled().await;
+            shared.cluster.settled().await;
             let parent = shared.cluster.get(name);
-            let parent = parent.as_ref().map_err(Clone::clone).and_then(|parent| match parsed(parent) {
-                Some(parent) => Ok(parent.subject("")),
-                None => Err((Reason::ObjectInvalid, format!("ClusterPrefectWorkspace {name:?} can't be understood"))),
+            let parent = parent.as_ref().map_err(Clone::clone).and_then(|parent| match &parent.0 {
+                Ok(parent) => Ok(parent.subject("")),
+                Err(_) => Err((Reason::ObjectInvalid, cluster_trouble(name, Reason::ObjectInvalid))),
             });
-            gather_over(parent.as_ref().map_err(Clone::clone), &subject, &context.client, &context.options, now).await?
+            let is_allowed = context.workspaces.may_use(&WorkspaceKey::cluster(name), &key.namespace);
+            let above = Above { name, subject: parent.as_ref().map_err(Clone::clone), is_allowed };
+            gather_over(&above, &subject, &context.client, &context.options, now).await?
         }
     };
     let Gathered { fingerprint, api_url, interval, stale_after, setup } = gathered;
@@ -263,7 +285,7 @@ async fn report_invalid<K: WorkspaceResource>(
     let message = status::report_invalid::<K, WorkspaceStatus>(&context.client, invalid).await?;
     let now = now();
     let failure = Failure { reason: Reason::ObjectInvalid, message, since: now, workspace_wide: true };
-    let fingerprint = format!("invalid {:?} {:?}", invalid.metadata.uid, invalid.metadata.generation);
+    let fingerprint = format!("{INVALID} {:?} {:?}", invalid.metadata.uid, invalid.metadata.generation);
     let situation = Situation { fingerprint: &fingerprint, stale_after: Duration::ZERO, parent: None };
     context.workspaces.set(key, situation, Setup::Unusable(failure));
     Ok(Action::await_change())

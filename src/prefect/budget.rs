@@ -85,6 +85,8 @@ pub(crate) enum Outcome {
     Pause(Option<Duration>),
     /// It is dead, or as good as.
     Dead(ErrorKind, &'static str),
+    /// What says nothing of the server, but of the one who asks.
+    Aside(&'static str),
 }
 
 /// Permission for one try; what came of it must be reported.
@@ -242,7 +244,7 @@ impl Permit {
     pub(crate) fn report(mut self, outcome: &Outcome) {
         self.reported = true;
         let word = match outcome {
-            Outcome::Answered(word) | Outcome::Dead(_, word) => word,
+            Outcome::Answered(word) | Outcome::Dead(_, word) | Outcome::Aside(word) => word,
             Outcome::Pause(_) => "throttled",
         };
         self.shared.metrics.prefect_request(&self.shared.host, word);
@@ -259,6 +261,10 @@ impl Permit {
                 state.dead(kind, self.is_probe);
                 false
             }
+            Outcome::Aside(_) => {
+                state.give_back(self.is_probe);
+                false
+            }
         };
         if is_back {
             self.shared.recovered.send_modify(|count| *count += 1);
@@ -268,13 +274,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // Given up before anything was learned: the next one may try, after as long a rest.
-        if self.is_probe
-            && !self.reported
-            && let Some(open) = &mut self.shared.lock().open
-        {
-            open.probing = false;
-            open.until = Instant::now() + spread(open.rest);
+        // Given up before anything was learned.
+        if !self.reported {
+            self.shared.lock().give_back(self.is_probe);
         }
     }
 }
@@ -343,6 +345,14 @@ impl State {
 
     fn pause(&self) -> Duration {
         self.paused_until.map_or(Duration::ZERO, |until| until.duration_since(Instant::now()))
+    }
+
+    /// Nothing was learned: the next one may try, after as long a rest.
+    fn give_back(&mut self, is_probe: bool) {
+        if let Some(open) = self.open.as_mut().filter(|_| is_probe) {
+            open.probing = false;
+            open.until = Instant::now() + spread(open.rest);
+        }
     }
 
     /// Whether that is news.

@@ -166,6 +166,20 @@ async fn a_probe_that_is_given_up_lets_the_next_one_try_and_late_failures_change
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_says_something_of_the_one_who_asks_moves_the_others_in_no_way() {
+    let (_budgets, budget) = budget(6000);
+    let aside = async || budget.acquire(Lane::Foreground).await.ok().unwrap().report(&Outcome::Aside("unreachable"));
+    for _ in 0..FAILURES {
+        aside().await;
+        fail(&budget).await;
+    }
+    let left = refusal(&budget).await.expect("it neither counts as a failure nor as an answer in between").left;
+    tokio::time::advance(left).await;
+    aside().await;
+    assert!(refusal(&budget).await.is_some(), "the probe has learned nothing");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_shortest_interval_of_all_limits_how_long_a_server_is_left_alone() {
     let budgets = Budgets::default();
     let budget = budgets.budget(&url("http://prefect:4200/api"), limits(6000, Duration::from_secs(3)));

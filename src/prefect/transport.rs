@@ -291,8 +291,8 @@ fn of_status(status: StatusCode, retry_after: Option<Duration>) -> Outcome {
 fn of_failure(kind: &ErrorKind) -> Outcome {
     match kind {
         ErrorKind::TooLarge => Outcome::Answered("too_large"),
-        // It is there: who trusts the certificate is the matter of each who talks to it.
-        ErrorKind::Unreachable { hint: Some(HINT_NOT_TRUSTED) } => Outcome::Answered("unreachable"),
+        // Whom one trusts is the matter of each who talks to it.
+        ErrorKind::Unreachable { hint: Some(HINT_NOT_TRUSTED) } => Outcome::Aside("unreachable"),
         kind => Outcome::Dead(kind.clone(), "unreachable"),
     }
 }

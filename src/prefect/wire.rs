@@ -87,33 +87,40 @@ impl<'de> Deserialize<'de> for IdWire {
     }
 }
 
-/// The ids of all blocks that a block refers to, and of those that they refer to; none where the shape is unknown.
+/// The ids of all blocks that a block refers to, and of those that they refer to; none where the shape is unknown, or
+/// nested more deeply than a parser goes along with.
 #[derive(Default)]
 struct ReferencesWire(Vec<Uuid>);
 
 #[derive(Deserialize)]
-struct ReferenceWire {
-    block_document: ReferredWire,
+struct ReferenceWire<'a> {
+    #[serde(borrow)]
+    block_document: ReferredWire<'a>,
 }
 
 #[derive(Deserialize)]
-struct ReferredWire {
+struct ReferredWire<'a> {
     #[serde(default)]
     id: IdWire,
-    #[serde(default)]
-    block_document_references: ReferencesWire,
+    #[serde(borrow, default)]
+    block_document_references: BTreeMap<Cow<'a, str>, ReferenceWire<'a>>,
+}
+
+impl ReferredWire<'_> {
+    fn ids(self, ids: &mut Vec<Uuid>) {
+        ids.extend(self.id.0);
+        self.block_document_references.into_values().for_each(|reference| reference.block_document.ids(ids));
+    }
 }
 
 impl<'de> Deserialize<'de> for ReferencesWire {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ReferencesWire, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
-        let references: BTreeMap<Cow<'_, str>, ReferenceWire> = serde_json::from_str(raw.get()).unwrap_or_default();
-        let ids = references.into_values().flat_map(
-            |ReferenceWire { block_document: ReferredWire { id, block_document_references } }| {
-                id.0.into_iter().chain(block_document_references.0)
-            },
-        );
-        Ok(ReferencesWire(ids.collect()))
+        // Not one by one: each would begin to count its depth anew.
+        let references: BTreeMap<Cow<'_, str>, ReferenceWire<'_>> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let mut ids = Vec::new();
+        references.into_values().for_each(|reference| reference.block_document.ids(&mut ids));
+        Ok(ReferencesWire(ids))
     }
 }
 
@@ -404,6 +411,20 @@ mod tests {
             let block = Block::try_from(parse::<BlockWire<'_>>(body.as_bytes()).unwrap()).unwrap();
             assert!(block.fields.is_empty() && block.secret_fields.is_empty());
         }
+    }
+
+    #[test]
+    fn references_that_are_nested_without_end_are_none_and_do_no_harm() {
+        let nested = |depth: usize| {
+            let id = Uuid::from_u128(1);
+            let open = format!(r#"{{"a":{{"block_document":{{"id":"{id}","block_document_references":"#).repeat(depth);
+            let body =
+                format!(r#"{{"name":"x","data":{{}},"block_document_references":{open}{{}}{}}}"#, "}}}".repeat(depth));
+            Block::try_from(parse::<BlockWire<'_>>(body.as_bytes()).unwrap()).unwrap().ids.len()
+        };
+        assert_eq!(nested(3), 3);
+        // Deeper than any stack.
+        assert_eq!(nested(100_000), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::reading::{Absence, Answer, Hints, Reading};
+use super::reading::{Absence, Answer, Held, Hints, Reading};
 use super::{RemoteKey, Timestamp};
 use crate::api::{EntryState, EntryStatus, Source};
 
@@ -25,9 +25,9 @@ pub fn absent(
             since: before.since,
             exact: exact || before.exact,
             confirmed: before.confirmed || (exact && elapsed(before.since, asked) >= interval),
-            held: before.held,
+            held: before.held.clone(),
         },
-        _ => Absence { hints, since: answered, exact, confirmed: false, held: false },
+        _ => Absence { hints, since: answered, exact, confirmed: false, held: Held::default() },
     }
 }
 
@@ -65,38 +65,58 @@ impl<'a> Delivered<'a> {
             *self.by_namespace.entry(holder).or_default() += 1;
         }
     }
+
+    /// In one namespace, or in all of them.
+    fn of(&self, namespace: Option<&str>) -> usize {
+        match namespace {
+            None => self.total,
+            Some(namespace) => self.by_namespace.get(namespace).copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// Holds the absences of keys that vanished together: more than one key, and more than half of those that targets hold,
-/// in the workspace or in one of the namespaces that share it, whose absences began within two intervals. One key alone
-/// is what deleting a secret looks like. A held absence stays held until the key comes back or no target holds it any
-/// more, whatever else goes later.
+/// whose absences began within two intervals. That is looked at for the workspace as a whole, and for each namespace that
+/// shares it, which is then the only one where they are held. One key alone is what deleting a secret looks like. A held
+/// absence stays held until the key comes back or no target holds it any more, whatever else goes later.
 ///
 /// `gone` are all there are. Returns the census, and the keys that are held from now on or not any more.
 pub fn hold(mut gone: Vec<Gone<'_>>, delivered: &Delivered<'_>, interval: Duration) -> (Census, BTreeSet<RemoteKey>) {
     let mut changed = BTreeSet::new();
-    let mut hold_most = |is_of: &dyn Fn(&BTreeSet<&str>) -> bool, delivered: usize| {
-        let mut gone: Vec<&mut Gone<'_>> = gone.iter_mut().filter(|gone| is_of(&gone.holders)).collect();
-        let latest = gone.iter().map(|gone| gone.absence.since).max();
-        gone.retain(|gone| latest.is_some_and(|at| elapsed(gone.absence.since, at) <= interval.saturating_mul(2)));
-        if gone.len() > 1 && gone.len() * 2 > delivered {
-            for gone in gone.into_iter().filter(|gone| !gone.absence.held) {
-                gone.absence.held = true;
-                changed.insert(gone.key.clone());
+    let mut places: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
+    for (at, Gone { key, absence, holders }) in gone.iter_mut().enumerate() {
+        // Where no target holds the key nothing can shrink.
+        let before = absence.held.namespaces.len();
+        absence.held.namespaces.retain(|namespace| holders.contains(&**namespace));
+        let is_over = holders.is_empty() && std::mem::take(&mut absence.held.everywhere);
+        if is_over || absence.held.namespaces.len() < before {
+            changed.insert(key.clone());
+        }
+        let everywhere = (!holders.is_empty()).then_some(None);
+        for place in everywhere.into_iter().chain(holders.iter().map(|holder| Some(*holder))) {
+            places.entry(place).or_default().push(at);
+        }
+    }
+    for (place, mut together) in places {
+        let latest = together.iter().map(|at| gone[*at].absence.since).max();
+        together.retain(|at| {
+            latest.is_some_and(|latest| elapsed(gone[*at].absence.since, latest) <= interval.saturating_mul(2))
+        });
+        if together.len() < 2 || together.len() * 2 <= delivered.of(place) {
+            continue;
+        }
+        for at in together {
+            let Gone { key, absence, .. } = &mut gone[at];
+            let is_new = match place {
+                None => !std::mem::replace(&mut absence.held.everywhere, true),
+                Some(namespace) => absence.held.namespaces.insert(namespace.into()),
+            };
+            if is_new {
+                changed.insert(key.clone());
             }
         }
-    };
-    hold_most(&|holders| !holders.is_empty(), delivered.total);
-    for (namespace, delivered) in &delivered.by_namespace {
-        hold_most(&|holders| holders.contains(namespace), *delivered);
     }
-    // Where no target holds the key nothing can shrink.
-    for gone in gone.iter_mut().filter(|gone| gone.holders.is_empty()) {
-        if std::mem::take(&mut gone.absence.held) {
-            changed.insert(gone.key.clone());
-        }
-    }
-    let vanished = gone.iter().filter(|gone| gone.absence.held).count();
+    let vanished = gone.iter().filter(|gone| gone.absence.held.everywhere).count();
     (Census { delivered: delivered.total, vanished }, changed)
 }
 
@@ -164,7 +184,7 @@ mod tests {
             since: at(*since),
             exact: true,
             confirmed: true,
-            held: false,
+            held: Held::default(),
         };
         gone.iter().enumerate().map(|(n, since)| (key(n), absence(since), true)).collect()
     }
@@ -191,10 +211,16 @@ mod tests {
         let delivered = [("small", 3), ("large", 100)];
         let mut gone = ten(&[0, 0, 0]);
         let all_of = |of: &'static str, gone: &mut [(RemoteKey, Absence, bool)]| {
-            hold_of(gone.iter_mut().map(|(key, absence, _)| (&*key, absence, of)), &delivered).0.vanished
+            let (census, held) = hold_of(gone.iter_mut().map(|(key, absence, _)| (&*key, absence, of)), &delivered);
+            assert_eq!(census.vanished, 0, "it is no alarm for all others");
+            held.len()
         };
         assert_eq!(all_of("large", &mut gone), 0, "three of a hundred are no alarm");
         assert_eq!(all_of("small", &mut gone), 3, "three of three are");
+        let held = &gone[0].1.held;
+        assert!(held.is_in("small") && !held.is_in("large"), "whoever else has them is not held up");
+        assert_eq!(all_of("large", &mut gone), 3, "nor is anybody once that one has them no more");
+        assert!(!gone[0].1.held.is_in("small"));
     }
 
     fn hold_of_ten(absences: &mut [(RemoteKey, Absence, bool)]) -> (Census, BTreeSet<RemoteKey>) {
@@ -224,7 +250,7 @@ mod tests {
         let (census, held_now) = hold_of_ten(&mut gone);
         assert_eq!(census, Census { delivered: 10, vanished: 6 });
         assert!(held_now.is_empty());
-        assert!(!gone[6].1.held, "it went alone");
+        assert!(!gone[6].1.held.is_in("a"), "it went alone");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Who may read what through a ClusterPrefectWorkspace.
 //!
 //! [`Rules`] are what its `spec.access` says; [`Access`] is what they come to for one namespace. What is not allowed is
-//! never asked of Prefect for that namespace, and fails in the same words whether it exists or not.
+//! not asked of Prefect for that namespace, not kept where a listing comes across it, and fails in the same words
+//! whether it exists or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub struct Rules {
 #[derive(Debug, PartialEq)]
 struct Rule {
     who: Who,
-    /// Patterns as written; every name where there are none.
+    /// Patterns as written.
     keys: Vec<String>,
     /// Every type where there are none.
     block_types: BTreeSet<String>,
@@ -58,7 +59,7 @@ impl Rules {
     pub fn new(workspace: &str, access: &[AccessRule]) -> Self {
         let rule = |rule: &AccessRule| Rule {
             who: match &rule.namespace_selector {
-                // The CRD lets no rule have both; one that does is for those that both select, which nobody is.
+                // The CRD lets no rule have both; of one that does, the names hold.
                 Some(selector) if rule.namespaces.is_empty() => Who::Selected(labels_of(selector)),
                 _ => Who::Named(rule.namespaces.iter().cloned().collect()),
             },
@@ -69,10 +70,10 @@ impl Rules {
         Self { workspace: workspace.to_owned(), rules: access.iter().map(rule).collect() }
     }
 
-    /// Whether what one namespace may read depends on which others there are.
-    #[must_use]
-    pub fn depend_on_others(&self) -> bool {
-        self.rules.iter().flat_map(|rule| &rule.keys).any(|key| key.contains(NAMESPACE_PLACEHOLDER))
+    /// Whether what `namespace` may read can depend on `other`, by the names alone.
+    fn are_rivals(&self, namespace: &str, other: &str) -> bool {
+        let mut keys = self.rules.iter().flat_map(|rule| &rule.keys).filter(|key| key.contains(NAMESPACE_PLACEHOLDER));
+        other.len() > namespace.len() && keys.any(|key| may_overlap(&expand(key, namespace), &expand(key, other)))
     }
 
     /// What they come to for `namespace`, which is one of `namespaces`.
@@ -90,27 +91,33 @@ impl Rules {
         Access { granted: Some(Arc::new(granted)), own: None }
     }
 
-    /// What one pattern gives a namespace: not what it gives to others of longer names, as `{namespace}-*` does where
-    /// there are `data` and `data-science`.
+    /// What one pattern gives a namespace: not what it would give to others of longer names, as `{namespace}-*` does where
+    /// there are `data` and `data-science`. Whether those may read it is no matter: what is taken from one namespace must
+    /// not fall to another.
     fn claim(&self, key: &str, namespace: &str, namespaces: &BTreeMap<String, Labels>) -> Claim {
-        let pattern = key.replace(NAMESPACE_PLACEHOLDER, namespace);
+        let pattern = expand(key, namespace);
         let mut closer = Vec::new();
         if pattern != key {
-            let rivals = namespaces.iter().filter(|(rival, labels)| {
-                rival.len() > namespace.len()
-                    && self.rules.iter().any(|rule| rule.keys.iter().any(|of| of == key) && rule.who.is(rival, labels))
-            });
-            let theirs = rivals.map(|(rival, _)| key.replace(NAMESPACE_PLACEHOLDER, rival));
-            closer =
-                theirs.filter(|theirs| may_overlap(&pattern, theirs)).map(|theirs| Pattern::new(&theirs)).collect();
+            let longer = namespaces.keys().filter(|rival| rival.len() > namespace.len());
+            closer = longer
+                .map(|rival| expand(key, rival))
+                .filter(|theirs| may_overlap(&pattern, theirs))
+                .map(|theirs| Pattern::new(&theirs))
+                .collect();
         }
         Claim { pattern: Pattern::new(&pattern), closer }
     }
 }
 
+fn expand(key: &str, namespace: &str) -> String {
+    key.replace(NAMESPACE_PLACEHOLDER, namespace)
+}
+
 /// Whether a name may match both patterns, by what they begin and end with.
 fn may_overlap(one: &str, other: &str) -> bool {
-    let (Some((head, _)), Some((other_head, _))) = (one.split_once('*'), other.split_once('*')) else { return true };
+    let (Some((head, _)), Some((other_head, _))) = (one.split_once('*'), other.split_once('*')) else {
+        return one == other;
+    };
     let tail = one.rsplit('*').next().unwrap_or_default();
     let other_tail = other.rsplit('*').next().unwrap_or_default();
     (head.starts_with(other_head) || other_head.starts_with(head))
@@ -157,7 +164,7 @@ struct Grant {
 #[derive(Debug, PartialEq)]
 struct Claim {
     pattern: Pattern,
-    /// What the same pattern gives to namespaces of longer names.
+    /// What the same pattern would give to namespaces of longer names.
     closer: Vec<Pattern>,
 }
 
@@ -176,7 +183,7 @@ impl Grant {
     }
 
     fn has(&self, block_type: Option<&str>, name: &str) -> bool {
-        self.has_type(block_type) && (self.keys.is_empty() || self.keys.iter().any(|claim| claim.is_of(name)))
+        self.has_type(block_type) && self.keys.iter().any(|claim| claim.is_of(name))
     }
 }
 
@@ -194,17 +201,18 @@ impl Access {
         Self { own: Some(own), ..self }
     }
 
+    /// Whether the namespace has put a local secret of that name over the workspace.
+    #[must_use]
+    pub fn has_own(&self, local: &str) -> bool {
+        self.own.as_ref().is_some_and(|own| own.contains(local))
+    }
+
     /// Whether it may be read.
     #[must_use]
     pub fn allows(&self, key: &RemoteKey) -> bool {
-        let Some(granted) = &self.granted else { return true };
-        if let (Some(own), Some(local)) = (&self.own, key.local_name())
-            && own.contains(local)
-        {
-            return true;
-        }
-        let has = |name: &str| granted.grants.iter().any(|grant| grant.has(key.block_type(), name));
+        let has = |name: &str| self.gives(key.block_type(), name);
         match key {
+            _ if key.local_name().is_some_and(|local| self.has_own(local)) => true,
             // The workspace's local secrets have names, too; but one's own are all that goes under another name there.
             RemoteKey::LocalSecret { name, local } => has(name) && (self.own.is_some() || has(local)),
             RemoteKey::Block { name, .. } | RemoteKey::Variable { name } => has(name),
@@ -213,10 +221,18 @@ impl Access {
         }
     }
 
-    /// Whether a block of that type, or a variable (`None`), of that name may be read.
+    /// Whether what has that name may be read: a block of that type, or a variable (`None`).
     #[must_use]
     pub fn allows_named(&self, block_type: Option<&str>, name: &str) -> bool {
-        !self.is_limited() || self.allows(&RemoteKey::named(block_type, name.to_owned()))
+        self.gives(block_type, name) || (block_type == Some(SECRET_BLOCK) && self.has_own(name))
+    }
+
+    /// Whether the rules give a block of that type, or a variable (`None`), of that name: one's own local secrets are
+    /// another matter.
+    #[must_use]
+    pub fn gives(&self, block_type: Option<&str>, name: &str) -> bool {
+        let Some(granted) = &self.granted else { return true };
+        granted.grants.iter().any(|grant| grant.has(block_type, name))
     }
 
     /// Whether any block of a type, or any variable (`None`), may be read.
@@ -239,6 +255,15 @@ impl Access {
         self.granted.is_some()
     }
 
+    /// What stands for the readings of keys that are not allowed.
+    pub fn refusals<'a>(
+        &'a self,
+        keys: &'a [RemoteKey],
+        now: Timestamp,
+    ) -> impl Iterator<Item = (RemoteKey, Reading)> + 'a {
+        keys.iter().map(move |key| (key.clone(), self.refused(key, now)))
+    }
+
     /// What stands for the reading of a key that is not allowed.
     #[must_use]
     pub fn refused(&self, key: &RemoteKey, now: Timestamp) -> Reading {
@@ -252,7 +277,7 @@ impl Access {
             )
         } else {
             format!(
-                "namespace {namespace:?} may not read {key} through ClusterPrefectWorkspace {workspace:?}; correct the name, or ask those who run it for a rule in its spec.access"
+                "namespace {namespace:?} may not read {key} through ClusterPrefectWorkspace {workspace:?}; correct the name (or narrow find), or ask those who run it for a rule in its spec.access"
             )
         };
         let failure = Failure { reason: Reason::NotAllowed, message, since: now, workspace_wide: false };
@@ -266,8 +291,8 @@ pub struct Tenants {
     /// `None` until they have been listed.
     namespaces: Option<BTreeMap<String, Labels>>,
     rules: BTreeMap<String, Rules>,
-    /// By workspace and namespace; `None` while one of them is not known.
-    known: BTreeMap<Tenant, Option<Access>>,
+    /// Of those that exist, as far as somebody asked.
+    known: BTreeMap<Tenant, Access>,
 }
 
 /// A namespace that uses a ClusterPrefectWorkspace.
@@ -283,11 +308,17 @@ impl Tenants {
     /// What a namespace may read; `None` while the namespace or the workspace is not known.
     pub fn access(&mut self, tenant: &Tenant) -> Option<Access> {
         if let Some(known) = self.known.get(tenant) {
-            return known.clone();
+            return Some(known.clone());
         }
-        let access = self.resolve(tenant);
+        let access = self.resolve(tenant)?;
         self.known.insert(tenant.clone(), access.clone());
-        access
+        Some(access)
+    }
+
+    /// Whether the namespaces have been listed.
+    #[must_use]
+    pub fn has_namespaces(&self) -> bool {
+        self.namespaces.is_some()
     }
 
     fn resolve(&self, Tenant { workspace, namespace }: &Tenant) -> Option<Access> {
@@ -295,14 +326,19 @@ impl Tenants {
         Some(self.rules.get(workspace)?.access(namespace, namespaces))
     }
 
-    /// All namespaces there are. Returns whose access is another than before; so do the others.
-    pub fn set_namespaces(&mut self, namespaces: BTreeMap<String, Labels>) -> Vec<Tenant> {
+    /// All namespaces there are. Returns whose access is another than before, of those who ask; so do the others.
+    pub fn set_namespaces(&mut self, namespaces: BTreeMap<String, Labels>, asking: Vec<Tenant>) -> Vec<Tenant> {
+        if self.namespaces.as_ref() == Some(&namespaces) {
+            return Vec::new();
+        }
         self.namespaces = Some(namespaces);
-        self.renew(|_| true)
+        let asking_still: BTreeSet<&Tenant> = asking.iter().collect();
+        self.known.retain(|tenant, _| asking_still.contains(tenant));
+        self.renew(asking)
     }
 
     /// A namespace is new, or has other labels; or it is gone, with `None`.
-    pub fn set_namespace(&mut self, namespace: &str, labels: Option<Labels>) -> Vec<Tenant> {
+    pub fn set_namespace(&mut self, namespace: &str, labels: Option<Labels>, asking: Vec<Tenant>) -> Vec<Tenant> {
         let Some(namespaces) = &mut self.namespaces else { return Vec::new() };
         if namespaces.get(namespace) == labels.as_ref() {
             return Vec::new();
@@ -314,36 +350,59 @@ impl Tenants {
                 self.known.retain(|tenant, _| tenant.namespace != namespace);
             }
         }
-        let dependent: BTreeSet<String> =
-            self.rules.iter().filter(|(_, rules)| rules.depend_on_others()).map(|(name, _)| name.clone()).collect();
-        self.renew(|tenant| tenant.namespace == namespace || dependent.contains(&tenant.workspace))
+        let are_rivals = |tenant: &Tenant| {
+            self.rules.get(&tenant.workspace).is_some_and(|rules| rules.are_rivals(&tenant.namespace, namespace))
+        };
+        let is_concerned = |tenant: &Tenant| tenant.namespace == namespace || are_rivals(tenant);
+        let unasked: Vec<Tenant> = self.known.keys().filter(|tenant| is_concerned(tenant)).cloned().collect();
+        let concerned: Vec<Tenant> = asking.into_iter().filter(|tenant| is_concerned(tenant)).collect();
+        // Of the others nothing stale is to be found later.
+        let stale = unasked.into_iter().filter(|tenant| !concerned.contains(tenant));
+        for tenant in stale.collect::<Vec<_>>() {
+            self.known.remove(&tenant);
+        }
+        self.renew(concerned)
+    }
+
+    /// The workspaces whose rules are known.
+    #[must_use]
+    pub fn workspaces(&self) -> Vec<String> {
+        self.rules.keys().cloned().collect()
     }
 
     /// A workspace is new, or has other rules; or it is gone, with `None`.
-    pub fn set_rules(&mut self, workspace: &str, access: Option<&[AccessRule]>) -> Vec<Tenant> {
-        let Some(access) = access else {
-            self.rules.remove(workspace);
-            self.known.retain(|tenant, _| tenant.workspace != workspace);
-            return Vec::new();
-        };
-        let rules = Rules::new(workspace, access);
-        if self.rules.get(workspace) == Some(&rules) {
+    pub fn set_rules(
+        &mut self,
+        workspace: &str,
+        access: Option<&[AccessRule]>,
+        mut asking: Vec<Tenant>,
+    ) -> Vec<Tenant> {
+        let rules = access.map(|access| Rules::new(workspace, access));
+        if self.rules.get(workspace) == rules.as_ref() {
             return Vec::new();
         }
-        self.rules.insert(workspace.to_owned(), rules);
-        self.renew(|tenant| tenant.workspace == workspace)
+        match rules {
+            Some(rules) => drop(self.rules.insert(workspace.to_owned(), rules)),
+            None => drop(self.rules.remove(workspace)),
+        }
+        asking.retain(|tenant| tenant.workspace == workspace);
+        self.known.retain(|tenant, _| tenant.workspace != workspace || asking.contains(tenant));
+        self.renew(asking)
     }
 
-    fn renew(&mut self, concerns: impl Fn(&Tenant) -> bool) -> Vec<Tenant> {
-        let mut changed = Vec::new();
-        for (tenant, known) in std::mem::take(&mut self.known) {
-            let access = if concerns(&tenant) { self.resolve(&tenant) } else { known.clone() };
-            if access != known {
-                changed.push(tenant.clone());
+    /// Of these, those whose access is another than before.
+    fn renew(&mut self, mut concerned: Vec<Tenant>) -> Vec<Tenant> {
+        concerned.retain(|tenant| {
+            let access = self.resolve(tenant);
+            // The same again is the one that is held already.
+            let is_other = self.known.get(tenant) != access.as_ref();
+            if is_other {
+                self.known.remove(tenant);
+                self.known.extend(access.map(|access| (tenant.clone(), access)));
             }
-            self.known.insert(tenant, access);
-        }
-        changed
+            is_other
+        });
+        concerned
     }
 }
 

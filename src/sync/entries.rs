@@ -108,7 +108,9 @@ fn source_lines(scene: &Scene<'_>, number: usize, source: &Source) -> Vec<Line> 
         // Where all that it had found is confirmed to be gone the rest follows on; a mistyped expression removes nothing.
         let is_gone = |key: &RemoteKey| {
             let answer = answer(scene, key);
-            let absent = matches!(answer, Some(Answer::Absent(absence)) if absence.confirmed && !absence.held);
+            let namespace = &scene.observed.object.id.namespace;
+            let absent =
+                matches!(answer, Some(Answer::Absent(absence)) if absence.confirmed && !absence.held.is_in(namespace));
             absent && key.block_type() == query.block_type.as_deref() && query.matches(key.name())
         };
         let follows = scene.was_removed(&failed.status.key) || scene.found.iter().any(is_gone);

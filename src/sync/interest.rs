@@ -74,6 +74,15 @@ impl Interest {
         refused
     }
 
+    /// How often its keys are to be read; `default` is the workspace's, than which nobody who shares it reads more often.
+    #[must_use]
+    pub fn interval(&self, default: Duration) -> Duration {
+        match self.interval {
+            Some(own) if self.access.is_limited() => own.max(default),
+            own => own.unwrap_or(default),
+        }
+    }
+
     /// Its keys.
     pub fn remote_keys(&self) -> impl Iterator<Item = &RemoteKey> {
         self.keys.iter().map(|(key, _)| key)

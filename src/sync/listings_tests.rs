@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::api::Source;
 use crate::sync::interest::Interest;
 use crate::sync::query::Query;
-use crate::sync::snapshot::{Merged, Numbers, Snapshot, Times};
+use crate::sync::snapshot::{Merged, Numbers, Snapshot, Times, matching};
 use crate::sync::{Answer, Dependent, Document, Failure, Kind, Read, Reason, RemoteKey, Shape, Timestamp};
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -96,7 +96,7 @@ fn an_announced_name_has_the_listing_read_only_where_it_is_new_to_it() {
     let mut snapshot = Snapshot::default();
     snapshot.observe(&object("a"), interest("^etl", &[]));
     merge(&mut snapshot, listed("^etl", &["etl1"]), 0);
-    let announced = |name| snapshot.announced(false, name, Uuid::nil());
+    let announced = |name| matching(snapshot.announced(false, name, Uuid::nil()), name);
     assert_eq!(announced("etl1"), BTreeSet::from([key("etl1")]));
     assert_eq!(announced("etl2"), BTreeSet::from([listing("^etl")]));
     assert_eq!(announced("other"), BTreeSet::new());

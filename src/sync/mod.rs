@@ -50,7 +50,7 @@ pub use access::Access;
 pub use object::{Dependent, Entry, Kind, Object, RemoteKey};
 pub use plan::plan;
 pub use planned::{Observed, Plan, PlannedEvent, Removal, TargetAction};
-pub use reading::{Absence, Answer, Askers, Document, Failure, Hints, Missing, Read, Reading, Shape};
+pub use reading::{Absence, Answer, Askers, Document, Failure, Held, Hints, Missing, Read, Reading, Shape};
 pub use reason::Reason;
 pub use target::{Manifest, Target};
 pub use validate::is_legal_name;

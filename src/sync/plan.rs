@@ -17,7 +17,7 @@ pub use super::planned::{Observed, Plan, PlannedEvent, Removal, TargetAction, Ve
 use super::reading::Failure;
 use super::report::{self, report};
 use super::restart::{self, Effect};
-use super::suggest::no_workspace;
+use super::suggest::{cluster_trouble, no_workspace};
 use super::target::{Data, Manifest};
 use super::value::MAX_TARGET_BYTES;
 use super::{Object, Reason, Timestamp};
@@ -357,7 +357,12 @@ fn outage(scene: &Scene<'_>, failure: &Failure, lines: Vec<Line>, now: Timestamp
     if let Some(left) = time_to_stale(observed, failure, now) {
         return Plan { requeue_after: Some(left), ..wait(observed) };
     }
-    let message = sentences(&failure.message, &unchanged_since(scene, Some(failure), now));
+    let workspace = &observed.object.workspace;
+    let why = match workspace.is_cluster() {
+        true => cluster_trouble(&workspace.name, failure.reason),
+        false => failure.message.clone(),
+    };
+    let message = sentences(&why, &unchanged_since(scene, Some(failure), now));
     let verdict = Verdict::not_ready(failure.reason, message);
     let events = transition_event(observed, &verdict).into_iter().collect();
     let failing_since = Some(since(observed, Some(failure), now));
@@ -407,7 +412,8 @@ fn status(
         observed_generation: object.generation,
         conditions: conditions::conditions(&previous.conditions, verdict, object.generation, now),
         workspace: match observed.workspace {
-            WorkspaceView::Missing { .. } | WorkspaceView::Off { .. } => None,
+            _ if object.suspend => previous.workspace.clone(),
+            WorkspaceView::Missing { .. } | WorkspaceView::Off { .. } => previous.workspace.clone(),
             _ => Some(ResolvedWorkspace { kind: object.workspace.kind, name: object.workspace.name.clone() }),
         },
         target: previous.target.clone(),

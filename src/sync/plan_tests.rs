@@ -11,7 +11,7 @@ use crate::sync::layout::Format;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::restart::Rolled;
 use crate::sync::target::merger;
-use crate::sync::{Absence, Answer, Dependent, Document, Entry, Hints, Kind, Reading, RemoteKey, Shape, Target};
+use crate::sync::{Absence, Answer, Dependent, Document, Entry, Held, Hints, Kind, Reading, RemoteKey, Shape, Target};
 
 const STALE_AFTER: Duration = Duration::from_secs(600);
 
@@ -101,7 +101,13 @@ impl World {
     }
 
     pub(super) fn gone(&mut self, key: &str, confirmed: bool, held: bool) {
-        let absence = Absence { hints: Hints::default(), since: at(self.now), exact: true, confirmed, held };
+        let absence = Absence {
+            hints: Hints::default(),
+            since: at(self.now),
+            exact: true,
+            confirmed,
+            held: Held { everywhere: held, ..Held::default() },
+        };
         self.readings
             .insert(variable(key), Reading { answer: Some(Answer::Absent(absence)), failure: None, passes: (1, 1) });
     }
@@ -692,7 +698,7 @@ proptest::proptest! {
             let before = world.data();
             world.settle();
             let any_confirmed = world.readings.values().any(|r| {
-                matches!(&r.answer, Some(Answer::Absent(a)) if a.confirmed && !a.held)
+                matches!(&r.answer, Some(Answer::Absent(a)) if a.confirmed && !a.held.everywhere)
             });
             if !confirmed && !any_confirmed {
                 for key in before.keys() {

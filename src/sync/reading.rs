@@ -113,24 +113,58 @@ pub enum Missing {
     },
 }
 
-/// What may have been meant by a key that is not there: to each namespace only what it may read.
+/// What may have been meant by a key that is not there: to each namespace only what it may read. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hints(BTreeMap<Box<str>, Missing>);
+pub struct Hints(Arc<BTreeMap<Box<str>, Missing>>);
 
 impl Hints {
     /// What to say to each namespace.
     #[must_use]
     pub fn new(by_namespace: impl IntoIterator<Item = (Box<str>, Missing)>) -> Self {
-        Self(by_namespace.into_iter().collect())
+        Self(Arc::new(by_namespace.into_iter().collect()))
+    }
+
+    /// These, and what `more` has for other namespaces.
+    #[must_use]
+    pub fn and(self, more: &Self) -> Self {
+        if more.0.is_empty() {
+            return self;
+        }
+        let mut all = (*self.0).clone();
+        for (namespace, missing) in &*more.0 {
+            all.entry(namespace.clone()).or_insert_with(|| missing.clone());
+        }
+        Self(Arc::new(all))
+    }
+
+    /// Takes back what was to be said in a namespace.
+    pub fn forget(&mut self, namespace: &str) {
+        if self.has(namespace) {
+            Arc::make_mut(&mut self.0).remove(namespace);
+        }
+    }
+
+    /// Whether something was looked up for a namespace.
+    #[must_use]
+    pub fn has(&self, namespace: &str) -> bool {
+        self.0.contains_key(namespace)
     }
 
     /// What to say in `namespace`; where nothing was looked up for it, no more than that the key is not there.
     #[must_use]
     pub fn of(&self, namespace: &str, key: &RemoteKey) -> Missing {
-        self.0.get(namespace).cloned().unwrap_or_else(|| match key.block_type() {
-            Some(_) => Missing::Block { near: None },
-            None => Missing::Variable { near: None, no_dashes: false },
-        })
+        self.0.get(namespace).cloned().unwrap_or_else(|| Missing::plain(key))
+    }
+}
+
+impl Missing {
+    /// No more than that the key is not there.
+    #[must_use]
+    pub fn plain(key: &RemoteKey) -> Self {
+        match key.block_type() {
+            Some(_) => Self::Block { near: None },
+            None => Self::Variable { near: None, no_dashes: false },
+        }
     }
 }
 
@@ -148,8 +182,25 @@ pub struct Absence {
     pub exact: bool,
     /// Whether two answers at least an interval apart in one epoch say so, the second to a question by name.
     pub confirmed: bool,
-    /// Whether most of the workspace's keys vanished together, so that nothing may shrink.
-    pub held: bool,
+    /// Where nothing may shrink because of it, as most of what targets hold there vanished together.
+    pub held: Held,
+}
+
+/// Where an absence is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// In the whole workspace.
+    pub everywhere: bool,
+    /// In these namespaces.
+    pub namespaces: BTreeSet<Box<str>>,
+}
+
+impl Held {
+    /// Whether it is held in a namespace.
+    #[must_use]
+    pub fn is_in(&self, namespace: &str) -> bool {
+        self.everywhere || self.namespaces.contains(namespace)
+    }
 }
 
 /// What Prefect, or the local secrets, last answered.

@@ -95,7 +95,8 @@ const CREATE: &str = "create it in Prefect, or correct remoteRef";
 fn absent(entry: &Entry, absence: &Absence, Asking { workspace, namespace }: Asking<'_>) -> Outcome {
     let missing = absence.hints.of(namespace, &entry.remote);
     let (mut reason, mut message) = describe(&entry.remote, &missing, workspace);
-    if absence.held {
+    let is_held = absence.held.is_in(namespace);
+    if is_held {
         reason = Reason::KeysVanished;
         message = sentences(
             &message,
@@ -108,7 +109,7 @@ fn absent(entry: &Entry, absence: &Absence, Asking { workspace, namespace }: Ask
     if !absence.exact {
         return Outcome::Failed { reason, message };
     }
-    Outcome::Absent { reason, message, firm: absence.confirmed && !absence.held }
+    Outcome::Absent { reason, message, firm: absence.confirmed && !is_held }
 }
 
 fn describe(remote: &RemoteKey, missing: &Missing, workspace: &str) -> (Reason, String) {

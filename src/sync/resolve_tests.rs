@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::sync::Hints;
 use crate::sync::Timestamp;
+use crate::sync::{Held, Hints};
 
 const ASKING: Asking<'static> = Asking { workspace: "prod", namespace: "flows" };
 
@@ -124,7 +124,8 @@ fn bad_paths_and_text_that_is_no_json_say_so() {
 fn what_is_not_there_says_what_may_have_been_meant() {
     let told = |remote: RemoteKey, missing: Missing| {
         let hints = Hints::new([(ASKING.namespace.into(), missing)]);
-        let absence = Absence { hints, since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: false };
+        let absence =
+            Absence { hints, since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: Held::default() };
         show(resolve(&entry(remote, None), &Answer::Absent(absence), ASKING))
     };
     let near = Some("db-password".to_owned());
@@ -158,8 +159,13 @@ fn a_hint_is_for_the_namespace_that_may_have_it() {
         ("web".into(), Missing::IsAVariable),
     ]);
     let told = |namespace| {
-        let absence =
-            Absence { hints: hints.clone(), since: Timestamp::UNIX_EPOCH, exact: true, confirmed: false, held: false };
+        let absence = Absence {
+            hints: hints.clone(),
+            since: Timestamp::UNIX_EPOCH,
+            exact: true,
+            confirmed: false,
+            held: Held::default(),
+        };
         show(resolve(&entry(key.clone(), None), &Answer::Absent(absence), Asking { workspace: "prod", namespace }))
     };
     assert!(told("flows").contains("did you mean \"db-password\"?"), "{}", told("flows"));

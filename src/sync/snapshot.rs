@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::absence::{Census, Delivered, Gone, absent, hold};
 use super::interest::Interest;
 use super::reading::Before;
-use super::{Absence, Answer, Dependent, Failure, Hints, Read, Reading, RemoteKey, Timestamp};
+use super::{Absence, Answer, Askers, Dependent, Failure, Hints, Read, Reading, RemoteKey, Timestamp};
 
 /// One key that some object asks for.
 #[derive(Default)]
@@ -69,8 +69,6 @@ pub struct Snapshot {
     refreshing: BTreeMap<Dependent, Refreshing>,
     /// Keys that are to be read at once because of them.
     forced: BTreeSet<RemoteKey>,
-    /// Objects that came from another workspace: since when a key must have been read for its absence to count for them.
-    pub(super) moved: BTreeMap<Dependent, Duration>,
 }
 
 /// A request to read an object's keys at once.
@@ -116,6 +114,15 @@ impl Numbers {
     fn of(&self, key: &RemoteKey) -> u64 {
         self.later.get(key).copied().unwrap_or(self.first)
     }
+}
+
+/// What a pass reads.
+#[derive(Debug, Default)]
+pub struct Questions {
+    /// The keys, each with what is known of it.
+    pub keys: BTreeMap<RemoteKey, Before>,
+    /// Who asks for the listings among them: what nobody who asks may read is not kept.
+    pub askers: BTreeMap<RemoteKey, Askers>,
 }
 
 /// When a pass asked and was answered.
@@ -199,6 +206,11 @@ impl Snapshot {
         for key in interest.remote_keys().filter(|key| known.is_none_or(|known| known.holds(key).is_none())) {
             let known = self.keys.entry(key.clone()).or_default();
             known.add_user(object);
+            // What was long absent is news to an object whose target holds it, as when it comes from another
+            // workspace: that counts from now on.
+            if known.is_absent() && interest.holds(key) == Some(true) {
+                known.reading = None;
+            }
             if known.reading.is_none() {
                 self.unread.insert(key.clone());
             }
@@ -209,10 +221,7 @@ impl Snapshot {
     #[must_use]
     pub fn readings(&self, object: &Dependent) -> BTreeMap<RemoteKey, Reading> {
         let keys = self.interests.get(object).into_iter().flat_map(Interest::remote_keys);
-        let mut readings: BTreeMap<RemoteKey, Reading> =
-            keys.filter_map(|key| Some((key.clone(), self.reading(key)?))).collect();
-        self.doubt(object, &mut readings);
-        readings
+        keys.filter_map(|key| Some((key.clone(), self.reading(key)?))).collect()
     }
 
     /// Notes anew what an object's target holds, if the object asks for anything.
@@ -228,7 +237,6 @@ impl Snapshot {
     /// Forgets an object, and the keys that nobody else asks for.
     pub fn forget(&mut self, object: &Dependent) {
         self.refreshing.remove(object);
-        self.moved.remove(object);
         for (key, _) in self.interests.remove(object).into_iter().flat_map(|interest| interest.keys) {
             release(&mut self.keys, &mut self.unread, &key, object);
         }
@@ -237,7 +245,6 @@ impl Snapshot {
     /// Forgets all readings, and keeps who asks for what: another epoch begins.
     pub fn begin_epoch(&mut self) {
         self.outage = None;
-        self.moved.clear();
         for (key, known) in &mut self.keys {
             known.reading = None;
             known.ids = Box::default();
@@ -288,22 +295,23 @@ impl Snapshot {
     /// The intervals at which keys are to be read; `default` is the workspace's.
     #[must_use]
     pub fn intervals(&self, default: Duration) -> BTreeSet<Duration> {
-        let own = self.interests.values().filter_map(|interest| interest.interval);
+        let own = self.interests.values().map(|interest| interest.interval(default));
         own.chain([default]).collect()
     }
 
     /// The keys that are to be read at one of `intervals`: a key at the shortest that one of its users asks for.
     #[must_use]
     pub fn due(&self, intervals: &BTreeSet<Duration>, default: Duration) -> BTreeSet<RemoteKey> {
-        let interval = |user: &Dependent| self.interests.get(user).and_then(|i| i.interval).unwrap_or(default);
+        let interval =
+            |user: &Dependent| self.interests.get(user).map_or(default, |interest| interest.interval(default));
         let due = self.keys.iter().filter(|(_, known)| {
             known.users.iter().map(interval).min().is_some_and(|shortest| intervals.contains(&shortest))
         });
         due.map(|(key, _)| key.clone()).collect()
     }
 
-    /// The keys that an announcement of Prefect's concerns: those of that name, and those that are or contain the
-    /// document of that id.
+    /// The keys that an announcement of Prefect's may concern: those of that name, those that are or contain the document
+    /// of that id, and listings that do not have the name: of these [`matching`] says which look for it.
     #[must_use]
     pub fn announced(&self, is_block: bool, name: &str, id: Uuid) -> BTreeSet<RemoteKey> {
         let concerns = |key: &RemoteKey, known: &Known| match key {
@@ -311,17 +319,17 @@ impl Snapshot {
                 // A name that it has is a key of its own, and says itself which tags it has.
                 let has_it = matches!(known.answer(), Some(Answer::Listed(names)) if names.contains(name));
                 let fails = known.reading.as_ref().is_some_and(|reading| reading.failure.is_some());
-                query.block_type.is_some() == is_block && !has_it && !fails && query.matches(name)
+                query.block_type.is_some() == is_block && !has_it && !fails
             }
             key => (key.block_type().is_some() == is_block && key.name() == name) || known.ids.contains(&id),
         };
         self.keys.iter().filter(|(key, known)| concerns(key, known)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Begins a pass: its number, and what is known of the keys that it reads.
-    pub fn begin_pass(&mut self, keys: &BTreeSet<RemoteKey>) -> (u64, BTreeMap<RemoteKey, Before>) {
+    /// Begins a pass: its number, what is known of the keys that it reads, and who asks for the listings among them.
+    pub fn begin_pass(&mut self, keys: &BTreeSet<RemoteKey>) -> (u64, Questions) {
         self.passes += 1;
-        (self.passes, self.before(keys))
+        (self.passes, Questions { keys: self.before(keys), askers: self.askers(keys) })
     }
 
     /// What is known of `keys` before they are read.
@@ -350,6 +358,8 @@ impl Snapshot {
         self.merged += 1;
         let mut merged = Merged::default();
         let mut changed = BTreeSet::new();
+        // Of listings that go on, the names that came or went.
+        let mut others: BTreeMap<RemoteKey, Vec<String>> = BTreeMap::new();
         let mut newly_gone = BTreeSet::new();
         for (key, read) in &reads {
             if let Read::Listed(names) = read {
@@ -378,6 +388,9 @@ impl Snapshot {
                 if is_absent(&after) && !before.as_ref().is_some_and(is_absent) {
                     newly_gone.insert(key.clone());
                 }
+                if let Some(names) = before.as_ref().and_then(|before| came_or_went(before, &after)) {
+                    others.insert(key.clone(), names);
+                }
                 changed.insert(key.clone());
             }
             if self.outage.as_ref().is_some_and(|outage| known.merged <= outage.before) {
@@ -402,10 +415,16 @@ impl Snapshot {
         }
         merged.census = self.hold(interval, &mut changed);
         merged.vanishing = newly_gone.iter().any(|key| self.is_delivered(key)) && self.are_vanishing();
-        merged.wake =
-            changed.iter().filter_map(|key| self.keys.get(key)).flat_map(|known| known.users.iter().cloned()).collect();
+        for key in &changed {
+            let users = self.keys.get(key).into_iter().flat_map(|known| &known.users);
+            // Who may read none of what came or went is not to notice.
+            let concerns = |user: &&Dependent| {
+                let (Some(names), Some(interest)) = (others.get(key), self.interests.get(*user)) else { return true };
+                names.iter().any(|name| interest.access.allows_named(key.block_type(), name))
+            };
+            merged.wake.extend(users.filter(concerns).cloned());
+        }
         merged.wake.extend(done);
-        merged.wake.extend(self.settled());
         merged
     }
 
@@ -483,6 +502,16 @@ impl Snapshot {
     }
 }
 
+/// Of keys that an announcement of `name` may concern, those that it does. Apart, since it compiles expressions.
+#[must_use]
+pub fn matching(mut keys: BTreeSet<RemoteKey>, name: &str) -> BTreeSet<RemoteKey> {
+    keys.retain(|key| match key {
+        RemoteKey::Listing(query) => query.matches(name),
+        _ => true,
+    });
+    keys
+}
+
 /// Whether a target holds the key.
 fn delivers(interests: &HashMap<Dependent, Interest>, key: &RemoteKey, users: &[Dependent]) -> bool {
     users.iter().filter_map(|user| interests.get(user)?.holds(key)).any(|held| held)
@@ -502,6 +531,16 @@ pub(super) fn release(
             keys.remove(key);
             unread.remove(key);
         }
+    }
+}
+
+/// The names that came or went, where nothing else changed.
+fn came_or_went(before: &Reading, after: &Reading) -> Option<Vec<String>> {
+    match (&before.answer, &after.answer) {
+        (Some(Answer::Listed(old)), Some(Answer::Listed(new))) if before.failure == after.failure => {
+            Some(old.symmetric_difference(new).cloned().collect())
+        }
+        _ => None,
     }
 }
 
@@ -529,10 +568,11 @@ fn reading(
         Reading { answer: Some(answer), failure: None, passes: (first, pass) }
     };
     let missing = |exact: bool, explained: &mut BTreeMap<RemoteKey, Hints>| {
-        let hints = match answered {
+        let told = match answered {
             Some(Answer::Absent(Absence { hints, .. })) => hints.clone(),
-            _ => explained.remove(key).unwrap_or_default(),
+            _ => Hints::default(),
         };
+        let hints = told.and(&explained.remove(key).unwrap_or_default());
         good(Answer::Absent(absent(before, hints, exact, (times.asked, times.answered), interval)))
     };
     match read {
@@ -554,7 +594,10 @@ fn reading(
         Read::NotFound => missing(true, explained),
         Read::Unlisted => missing(false, explained),
         Read::StillAbsent => {
-            let before = before.cloned().unwrap_or_default();
+            let mut before = before.cloned().unwrap_or_default();
+            if let (Some(Answer::Absent(absence)), Some(more)) = (&mut before.answer, explained.remove(key)) {
+                absence.hints = std::mem::take(&mut absence.hints).and(&more);
+            }
             Reading { failure: None, passes: (before.passes.0, pass), ..before }
         }
         Read::Failed(failure) => {

@@ -228,7 +228,7 @@ fn most_keys_gone_together_are_held_and_one_that_goes_has_all_others_looked_at()
     assert!(!confirmed.vanishing, "nothing is newly gone");
     assert_eq!(woken(&confirmed), ["one"]);
     for name in ["a", "b"] {
-        assert!(absence(&snapshot, name).held && absence(&snapshot, name).confirmed, "{name}");
+        assert!(absence(&snapshot, name).held.everywhere && absence(&snapshot, name).confirmed, "{name}");
     }
 }
 
@@ -252,7 +252,7 @@ fn a_key_that_was_asked_for_anew_while_its_absence_was_looked_at_is_read_again()
     merge(&mut snapshot, vec![("a", Read::NotFound)], 0);
     merge(&mut snapshot, vec![("a", Read::NotFound)], 30);
     let (pass, before) = snapshot.begin_pass(&keys(&["a"]));
-    assert_eq!(before[&key("a")], Before::Absent);
+    assert_eq!(before.keys[&key("a")], Before::Absent);
     snapshot.forget(&object("one"));
     snapshot.observe(&object("one"), interest(&["a"]));
     merge_pass(&mut snapshot, pass, reads(vec![("a", Read::StillAbsent)]), 60);

@@ -1,6 +1,6 @@
 //! "Did you mean": the name nearest to a misspelt one.
 
-use super::{Access, Askers, Hints, Missing, Object};
+use super::{Access, Askers, Hints, Missing, Object, Reason};
 
 /// The candidate most like `name`, if one is like it enough to be worth saying.
 #[must_use]
@@ -36,6 +36,18 @@ pub fn hints<'a>(
     let ranked = ranked(name, candidates);
     let nearest = |access: &Access| ranked.iter().find(|near| may(access, near)).map(|near| (*near).to_owned());
     Hints::new(askers.iter().map(|(namespace, access)| (namespace.clone(), missing(access, nearest(access)))))
+}
+
+/// That a ClusterPrefectWorkspace can't be read: why is for those who run it.
+#[must_use]
+pub fn cluster_trouble(name: &str, reason: Reason) -> String {
+    format!("ClusterPrefectWorkspace {name:?} can't be read ({reason}); its own status tells those who run it why")
+}
+
+/// That ClusterPrefectWorkspaces are not read here.
+#[must_use]
+pub fn cluster_off(name: &str, why: &str) -> String {
+    format!("ClusterPrefectWorkspace {name:?} is not read: {why}; use a PrefectWorkspace")
 }
 
 /// That there is no such workspace; `others` are those of its kind that the namespace may use.

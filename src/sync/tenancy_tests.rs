@@ -12,7 +12,9 @@ use crate::sync::interest::Interest;
 use crate::sync::query::Query;
 use crate::sync::snapshot::{Merged, Numbers, Snapshot, Times};
 use crate::sync::suggest::hints;
-use crate::sync::{Access, Answer, Askers, Dependent, Document, Kind, Missing, Read, RemoteKey, Shape, Timestamp};
+use crate::sync::{
+    Access, Answer, Askers, Dependent, Document, Hints, Kind, Missing, Read, RemoteKey, Shape, Timestamp,
+};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -99,29 +101,101 @@ fn what_may_not_be_read_any_more_is_forgotten_at_once() {
 }
 
 #[test]
-fn what_was_long_absent_is_news_to_an_object_that_comes_from_another_workspace() {
+fn what_was_long_absent_is_news_to_an_object_whose_target_holds_it() {
     let mut snapshot = Snapshot::default();
     let gone = |snapshot: &mut Snapshot, read: Read, second| merge(snapshot, &[(key("a-x"), read)], second);
-    snapshot.observe(&of("a"), interest(&[key("a-x")], "a"));
+    let other = Dependent { name: "other".into(), ..of("a") };
+    let asking = |held: bool| {
+        let mut interest = Interest { keys: vec![(key("a-x"), held)], well: true, ..Interest::default() };
+        interest.limit(access("a"));
+        interest
+    };
+    snapshot.observe(&of("a"), asking(false));
     gone(&mut snapshot, Read::NotFound, 0);
     gone(&mut snapshot, Read::NotFound, 40);
     assert!(confirmed(&snapshot, &of("a"), "a-x"));
-    let other = Dependent { name: "other".into(), ..of("a") };
-    snapshot.moved(&other, Duration::from_secs(50) + INTERVAL);
-    snapshot.observe(&other, interest(&[key("a-x")], "a"));
-    assert!(!confirmed(&snapshot, &other, "a-x"), "read before it came");
-    assert!(gone(&mut snapshot, Read::StillAbsent, 79).wake.is_empty());
-    assert!(!confirmed(&snapshot, &other, "a-x"), "29 s after it came");
-    let merged = gone(&mut snapshot, Read::StillAbsent, 80);
-    assert_eq!(merged.wake, BTreeSet::from([other.clone()]), "it is told once it may be believed");
+    // One that holds nothing of it may believe it; one that does waits for two answers of its own.
+    snapshot.observe(&other, asking(false));
+    assert!(confirmed(&snapshot, &other, "a-x"));
+    snapshot.forget(&other);
+    assert!(snapshot.observe(&other, asking(true)).is_empty(), "it is read anew");
+    assert!(snapshot.unread().contains(&key("a-x")));
+    gone(&mut snapshot, Read::NotFound, 50);
+    assert!(!confirmed(&snapshot, &other, "a-x"));
+    let merged = gone(&mut snapshot, Read::NotFound, 80);
+    assert!(merged.wake.contains(&other), "it is told once it may be believed");
     assert!(confirmed(&snapshot, &other, "a-x") && confirmed(&snapshot, &of("a"), "a-x"));
+    // Also what vanished together before it came is looked at anew.
+    let mut both = Interest { keys: vec![(key("a-x"), true), (key("a-y"), true)], ..Interest::default() };
+    both.limit(access("a"));
+    snapshot.forget(&other);
+    snapshot.observe(&other, both);
+    merge(&mut snapshot, &[(key("a-x"), Read::NotFound), (key("a-y"), Read::NotFound)], 90);
+    let readings = snapshot.readings(&other);
+    let held =
+        |name: &str| matches!(&readings[&key(name)].answer, Some(Answer::Absent(absence)) if absence.held.is_in("a"));
+    assert!(held("a-x") && held("a-y"));
+}
+
+#[test]
+fn a_listing_wakes_those_who_may_read_what_came_or_went() {
+    let mut snapshot = Snapshot::default();
+    for namespace in ["a", "b"] {
+        snapshot.observe(&of(namespace), interest(&[listing()], namespace));
+    }
+    let listed = |snapshot: &mut Snapshot, names: &[&str], second| {
+        let mut reads: Vec<(RemoteKey, Read)> = names.iter().map(|name| (key(name), value())).collect();
+        reads.push((listing(), Read::Listed(names.iter().map(|name| (*name).to_owned()).collect())));
+        merge(snapshot, &reads, second).wake
+    };
+    assert_eq!(listed(&mut snapshot, &["a-x", "b-x"], 0), BTreeSet::from([of("a"), of("b")]));
+    assert_eq!(listed(&mut snapshot, &["a-x", "a-y", "b-x"], 1), BTreeSet::from([of("a")]));
+    assert_eq!(listed(&mut snapshot, &["a-x", "a-y"], 2), BTreeSet::from([of("b")]));
+    // And so does what is asked: a pass names who looks.
+    let (_, questions) = snapshot.begin_pass(&BTreeSet::from([listing(), key("a-x")]));
+    let namespaces: Vec<&str> = questions.askers[&listing()].keys().map(|namespace| &**namespace).collect();
+    assert_eq!((questions.askers.len(), namespaces), (1, vec!["a", "b"]));
+}
+
+#[test]
+fn who_comes_later_is_told_what_was_meant_too_and_who_may_read_less_is_not_told_any_more() {
+    let mut snapshot = Snapshot::default();
+    snapshot.observe(&of("a"), interest(&[key("a-x")], "a"));
+    let missing = BTreeMap::from([(key("a-x"), Read::NotFound)]);
+    let asked = |snapshot: &Snapshot| -> Vec<String> {
+        let askers = snapshot.unexplained(&missing).remove(&key("a-x")).unwrap_or_default();
+        askers.keys().map(ToString::to_string).collect()
+    };
+    let explain = |snapshot: &mut Snapshot, namespace: &str, second: u64| {
+        let (pass, _) = snapshot.begin_pass(&BTreeSet::from([key("a-x")]));
+        let near = Missing::Variable { near: Some(format!("near-{namespace}")), no_dashes: false };
+        let explained = BTreeMap::from([(key("a-x"), Hints::new([(namespace.into(), near)]))]);
+        let now = Timestamp::from_second(1_800_000_000 + i64::try_from(second).unwrap()).unwrap();
+        let times = Times { asked: now, answered: now, at: Duration::from_secs(second) };
+        snapshot.merge(&Numbers::only(pass), missing.clone(), explained, times, INTERVAL)
+    };
+    assert_eq!(asked(&snapshot), ["a"]);
+    explain(&mut snapshot, "a", 0);
+    assert_eq!(asked(&snapshot), [""; 0], "asked for once");
+    let mut whole = Interest { keys: vec![(key("a-x"), false)], ..Interest::default() };
+    whole.limit(Access::default());
+    snapshot.observe(&of("b"), whole);
+    assert_eq!(asked(&snapshot), ["b"]);
+    assert!(explain(&mut snapshot, "b", 1).wake.contains(&of("b")));
+    let hints = |snapshot: &Snapshot| match &snapshot.readings(&of("a"))[&key("a-x")].answer {
+        Some(Answer::Absent(absence)) => ["a", "b"].map(|namespace| absence.hints.has(namespace)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(hints(&snapshot), [true, true]);
+    snapshot.limit(&of("a"), access("a"));
+    assert_eq!(hints(&snapshot), [false, true]);
 }
 
 #[test]
 fn a_hint_is_the_nearest_name_that_the_asker_may_read_whatever_else_there_is() {
     let askers: Askers = ["a", "b"].into_iter().map(|namespace| (namespace.into(), access(namespace))).collect();
     let told = |names: &[&str]| {
-        let may = |access: &Access, near: &str| access.allows_named(None, near);
+        let may = |access: &Access, near: &str| access.gives(None, near);
         let hints = hints(&askers, "a-password", names.iter().copied(), may, |_, near| Missing::Variable {
             near,
             no_dashes: false,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::layout::{Format, known_keys};
 use super::source::{Selection, Source};
-use super::{Kind, Object, Reason};
+use super::{Kind, Object, Reason, RemoteKey};
 use crate::api::KEY_PATTERN;
 
 impl Object {
@@ -36,6 +36,13 @@ impl Object {
             if !seen.insert(&entry.key) {
                 return Err(format!("spec.data has the key {:?} twice", entry.key));
             }
+        }
+        let remotes =
+            self.entries.iter().map(|entry| entry.remote.clone()).chain(self.sources.iter().map(Source::remote));
+        let names = |remote: &RemoteKey| [remote.name().to_owned(), remote.local_name().unwrap_or_default().to_owned()];
+        if let Some(name) = remotes.flat_map(|remote| names(&remote)).find(|name| name.contains(char::is_control)) {
+            // One that a server chokes on would spoil the request of others, too.
+            return Err(format!("{name:?} is no name in Prefect: it has control characters"));
         }
         let workloads = self.restarts.iter().map(|restart| &restart.name);
         if let Some(name) = workloads.chain([&self.target_name]).find(|name| !is_legal_name(name)) {

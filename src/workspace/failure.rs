@@ -17,6 +17,17 @@ pub enum Credentials {
 }
 
 impl Credentials {
+    /// The same in the words of those who may not know where they are.
+    #[must_use]
+    pub fn of_workspace(&self, cluster_workspace: &str) -> Self {
+        let place = || format!("the credentials of ClusterPrefectWorkspace {cluster_workspace:?}");
+        match self {
+            Self::None => Self::None,
+            Self::ApiKey(_) => Self::ApiKey(place()),
+            Self::AuthString(_) => Self::AuthString(place()),
+        }
+    }
+
     fn place(&self) -> &str {
         match self {
             Self::None => "a workspace without credentials",

@@ -11,10 +11,26 @@ use crate::prefect::{Client, Error, MAX_LISTED, MAX_LISTED_BYTES};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::query::{Matcher, Query};
 use crate::sync::reading::Before;
-use crate::sync::{Failure, Read, Reason, RemoteKey, Shape, Timestamp};
+use crate::sync::{Access, Askers, Failure, Read, Reason, RemoteKey, Shape, Timestamp};
+
+/// One of the queries that a listing answers.
+pub(super) struct Looked<'a> {
+    pub key: &'a RemoteKey,
+    pub query: &'a Query,
+    matcher: Matcher,
+    askers: Option<&'a Askers>,
+}
 
 /// Queries that one listing answers: of one block type, or of variables with the same tags.
-pub(super) type Group<'a> = Vec<(&'a RemoteKey, &'a Query, Matcher)>;
+pub(super) type Group<'a> = Vec<Looked<'a>>;
+
+impl Looked<'_> {
+    /// Whether it is looked for by somebody who may read it.
+    pub fn is_for(&self, block_type: Option<&str>, name: &str) -> bool {
+        let may = |access: &Access| access.allows_named(block_type, name);
+        self.matcher.matches(name) && self.askers.is_some_and(|askers| askers.values().any(may))
+    }
+}
 
 impl Reader {
     /// Reads the listings among `keys`, and with each what it finds and what else of `keys` it comes across. Breaks off
@@ -22,6 +38,7 @@ impl Reader {
     pub(super) async fn read_listings(
         &self,
         keys: &BTreeMap<RemoteKey, Before>,
+        askers: &BTreeMap<RemoteKey, Askers>,
         pass: &mut Pass,
         (anything_read, now): (bool, Timestamp),
     ) -> ControlFlow<()> {
@@ -32,11 +49,11 @@ impl Reader {
                 && let Ok(matcher) = query.matcher()
             {
                 let group = (query.block_type.as_deref(), query.tags.as_slice());
-                groups.entry(group).or_default().push((key, &**query, matcher));
+                groups.entry(group).or_default().push(Looked { key, query, matcher, askers: askers.get(key) });
             }
         }
         for ((block_type, tags), group) in groups {
-            let matches = |name: &str| group.iter().any(|(_, _, matcher)| matcher.matches(name));
+            let matches = |name: &str| group.iter().any(|looked| looked.is_for(block_type, name));
             let asked: BTreeSet<&str> = keys
                 .keys()
                 .filter(|key| !matches!(key, RemoteKey::Listing(_)) && key.block_type() == block_type)
@@ -54,14 +71,14 @@ impl Reader {
             let found = match listed {
                 Ok(Some(found)) => found,
                 Ok(None) => {
-                    for (key, query, _) in &group {
+                    for Looked { key, query, .. } in &group {
                         pass.reads.insert((*key).clone(), Read::Failed(too_many(query, now)));
                     }
                     continue;
                 }
                 Err(error) => {
                     if is_of_these_keys(&error) && !self.is_down(pass, now).await {
-                        for (key, _, _) in &group {
+                        for Looked { key, .. } in &group {
                             let failed = failure(&error, &self.credentials, Some(key), now);
                             pass.reads.insert((*key).clone(), Read::Failed(failed));
                         }
@@ -91,9 +108,9 @@ impl Reader {
                     names.insert(name.to_owned());
                 }
             }
-            for (key, _, matcher) in &group {
-                let matching = names.iter().filter(|name| matcher.matches(name)).cloned().collect();
-                pass.reads.insert((*key).clone(), Read::Listed(matching));
+            for looked in &group {
+                let matching = names.iter().filter(|name| looked.is_for(block_type, name)).cloned().collect();
+                pass.reads.insert(looked.key.clone(), Read::Listed(matching));
             }
         }
         ControlFlow::Continue(())

@@ -39,9 +39,9 @@ pub(super) async fn read(
     let (asked, at) = (clock.now(), clock.elapsed());
     // Since when a failure lasts is told to people, and compared with the time of day.
     let now = Timestamp::now();
-    let ((number, before), anything_read) = workspaces
+    let ((number, questions), anything_read) = workspaces
         .in_epoch(&session.key, session.epoch, |slot| (slot.snapshot.begin_pass(&keys), slot.snapshot.has_answers()))?;
-    let mut pass = reader.read(&before, anything_read, now).await;
+    let mut pass = reader.read(&questions, anything_read, now).await;
     let mut numbers = Numbers::only(number);
     for _ in 0..EXTENSIONS {
         if pass.outage.is_some() {
@@ -51,11 +51,11 @@ pub(super) async fn read(
             let companions = slot.snapshot.companions(&pass.reads);
             slot.snapshot.begin_pass(&companions)
         })?;
-        if more.is_empty() {
+        if more.keys.is_empty() {
             break;
         }
         let extension = reader.read(&more, true, now).await;
-        numbers.later.extend(more.into_keys().map(|key| (key, number)));
+        numbers.later.extend(more.keys.into_keys().map(|key| (key, number)));
         pass.reads.extend(extension.reads);
         (pass.outage, pass.retry_after) = (extension.outage, extension.retry_after);
     }

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use zeroize::Zeroizing;
 
 use super::failure::failure;
-use super::listing::Group;
+use super::listing::{Group, Looked};
 use super::reader::{CONCURRENCY, MAX_DOCUMENT, Pass, Reader, is_of_these_keys, too_large};
 use crate::api::Source;
 use crate::prefect::{Error, ErrorKind, Prefect1Client};
@@ -127,12 +127,12 @@ impl Reader {
         pass: &mut Pass,
         (anything_read, now): (bool, Timestamp),
     ) -> ControlFlow<()> {
-        let Some((first, query, _)) = group.first() else { return ControlFlow::Continue(()) };
+        let Some(Looked { key: first, query, .. }) = group.first() else { return ControlFlow::Continue(()) };
         let block_type = query.block_type.as_deref();
         let no_tags = || format!("{first}: the key-value pairs of Prefect 1 have no tags; use find.name.regexp");
         let refusal = if query.tags.is_empty() { prefect1.refusal(first) } else { Some(no_tags()) };
         let fail = |pass: &mut Pass, read: &dyn Fn(&RemoteKey) -> Read| {
-            for (key, ..) in group {
+            for Looked { key, .. } in group {
                 pass.reads.insert((*key).clone(), read(key));
             }
             ControlFlow::Continue(())
@@ -162,7 +162,7 @@ impl Reader {
         };
         let local = self.local.iter().flat_map(|local| local.names()).filter(|_| block_type == Some(SECRET_BLOCK));
         names.extend(local.map(str::to_owned));
-        let wanted = names.iter().filter(|name| group.iter().any(|(_, _, matcher)| matcher.matches(name)));
+        let wanted = names.iter().filter(|name| group.iter().any(|looked| looked.is_for(block_type, name)));
         let wanted: BTreeSet<RemoteKey> = wanted.map(|name| RemoteKey::named(block_type, name.clone())).collect();
         let mut remote = Vec::new();
         for key in &wanted {
@@ -175,9 +175,9 @@ impl Reader {
         // One that went in between is not there.
         let is_there = |key: &&RemoteKey| !matches!(pass.reads.get(*key), Some(Read::NotFound) | None);
         let there: Vec<String> = wanted.iter().filter(is_there).map(|key| key.name().to_owned()).collect();
-        for (key, _, matcher) in group {
-            let matching = there.iter().filter(|name| matcher.matches(name)).cloned().collect();
-            pass.reads.insert((*key).clone(), Read::Listed(matching));
+        for looked in group {
+            let matching = there.iter().filter(|name| looked.is_for(block_type, name)).cloned().collect();
+            pass.reads.insert(looked.key.clone(), Read::Listed(matching));
         }
         ControlFlow::Continue(())
     }
@@ -199,7 +199,7 @@ impl Reader {
                         let names = if is_block { client.secret_names().await } else { client.keys().await };
                         list.insert(names.unwrap_or_default());
                     }
-                    let may = |access: &Access, near: &str| access.allows_named(key.block_type(), near);
+                    let may = |access: &Access, near: &str| access.gives(key.block_type(), near);
                     let missing = |_: &Access, near| match is_block {
                         true => Missing::Block { near },
                         false => Missing::Variable { near, no_dashes: false },

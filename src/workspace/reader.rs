@@ -13,6 +13,7 @@ use crate::api::Source;
 use crate::prefect::{Block, Client, Error, ErrorKind, LocalSecrets, MAX_NAMES, Prefect1Client, Variable};
 use crate::sync::object::SECRET_BLOCK;
 use crate::sync::reading::Before;
+use crate::sync::snapshot::Questions;
 use crate::sync::suggest::hints;
 use crate::sync::{Access, Askers, Document, Failure, Hints, Missing, Read, Reason, RemoteKey, Shape, Timestamp};
 
@@ -140,11 +141,12 @@ impl Reader {
         checked.await.map_err(failed)
     }
 
-    /// Reads `keys`, each with what is known of it. `anything_read` says whether the workspace has read anything yet.
-    pub async fn read(&self, keys: &BTreeMap<RemoteKey, Before>, anything_read: bool, now: Timestamp) -> Pass {
+    /// Reads the keys of `questions`. `anything_read` says whether the workspace has read anything yet.
+    pub async fn read(&self, questions: &Questions, anything_read: bool, now: Timestamp) -> Pass {
+        let Questions { keys, askers } = questions;
         let aliases: Vec<&RemoteKey> = keys.keys().filter(|key| matches!(key, RemoteKey::LocalSecret { .. })).collect();
         if aliases.is_empty() {
-            return self.read_plain(keys, anything_read, now).await;
+            return self.read_plain(keys, askers, anything_read, now).await;
         }
         // What is not local is the block of another key's name, which is read once.
         let (local, remote): (Vec<&RemoteKey>, Vec<&RemoteKey>) =
@@ -155,7 +157,7 @@ impl Reader {
         for key in &remote {
             plain.entry(key.in_prefect()).or_insert(keys[*key]);
         }
-        let mut pass = self.read_plain(&plain, anything_read, now).await;
+        let mut pass = self.read_plain(&plain, askers, anything_read, now).await;
         for key in remote {
             if let Some(read) = pass.reads.get(&key.in_prefect()).cloned() {
                 pass.reads.insert(key.clone(), read);
@@ -167,10 +169,16 @@ impl Reader {
         pass
     }
 
-    async fn read_plain(&self, keys: &BTreeMap<RemoteKey, Before>, anything_read: bool, now: Timestamp) -> Pass {
+    async fn read_plain(
+        &self,
+        keys: &BTreeMap<RemoteKey, Before>,
+        askers: &BTreeMap<RemoteKey, Askers>,
+        anything_read: bool,
+        now: Timestamp,
+    ) -> Pass {
         let mut pass = Pass { reads: BTreeMap::new(), outage: None, retry_after: None };
         let mut remote: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
-        if self.read_listings(keys, &mut pass, (anything_read, now)).await.is_break() {
+        if self.read_listings(keys, askers, &mut pass, (anything_read, now)).await.is_break() {
             return pass;
         }
         let mut of_prefect1 = Vec::new();
@@ -372,7 +380,7 @@ impl Reader {
                 (None, key) => self.explain_local(key, askers),
                 (Some(client), RemoteKey::Variable { name }) => {
                     let no_dashes = name.contains('-') && lists.is_prefect_2(client).await;
-                    let may = |access: &Access, near: &str| access.allows_named(None, near);
+                    let may = |access: &Access, near: &str| access.gives(None, near);
                     let missing = |_: &Access, near| Missing::Variable { near, no_dashes };
                     hints(askers, name, lists.variables(client).await, may, missing)
                 }
@@ -436,10 +444,10 @@ impl Lists {
         }
         let is_variable = block_type == SECRET_BLOCK && self.namesakes.contains(name);
         let names = self.blocks.get(block_type).into_iter().flatten().map(String::as_str);
-        let may = |access: &Access, near: &str| access.allows_named(Some(block_type), near);
+        let may = |access: &Access, near: &str| access.gives(Some(block_type), near);
         hints(askers, name, names, may, |access, near| {
             // Whoever may not read the variable is not told that there is one.
-            if is_variable && access.allows_named(None, name) { Missing::IsAVariable } else { Missing::Block { near } }
+            if is_variable && access.gives(None, name) { Missing::IsAVariable } else { Missing::Block { near } }
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The registry of sessions: who asks for what of which workspace.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::reader::Reader;
 use super::session::{self, Session};
-use super::slot::{Parent, Running, Slot, State};
+use super::slot::{Parent, Slot, State};
 use super::timing::Clock;
 use crate::api::{AccessRule, SyncStatus};
 use crate::sync::access::{Labels, Tenant, Tenants};
@@ -117,24 +117,6 @@ impl Inner {
         })
     }
 
-    /// What `object` asks for as far as it may, and what it may not; `None` while that is not known.
-    fn interest(&mut self, object: &Object, status: &SyncStatus) -> (Interest, Option<Vec<(RemoteKey, Reading)>>) {
-        let access = self.access(&object.workspace, &object.id.namespace);
-        let mut interest = Interest::of(object, status);
-        let now = Timestamp::now();
-        let refused = match access {
-            Some(access) => {
-                let refused = interest.limit(access.clone()).into_iter();
-                Some(refused.map(|key| (key.clone(), access.refused(&key, now))).collect())
-            }
-            None => {
-                interest.limit(Access::nothing());
-                None
-            }
-        };
-        (interest, refused)
-    }
-
     /// Has all who use a workspace ask only for what they may.
     fn limit(&mut self, key: &WorkspaceKey, concerns: impl Fn(&Dependent) -> bool) -> Vec<Dependent> {
         let users = self.slots.get(key).into_iter().flat_map(|slot| slot.snapshot.dependents());
@@ -150,11 +132,8 @@ impl Inner {
 
     /// Namespaces may read other keys than before. Returns whom that concerns.
     fn limit_tenants(&mut self, changed: &[Tenant]) -> Vec<Dependent> {
-        let of = |key: &WorkspaceKey, slot: &Slot| {
-            slot.parent.as_ref().map_or_else(|| key.is_cluster().then(|| key.name.clone()), |p| Some(p.name.clone()))
-        };
         let slots: Vec<(WorkspaceKey, String)> =
-            self.slots.iter().filter_map(|(key, slot)| Some((key.clone(), of(key, slot)?))).collect();
+            self.ruled().map(|(key, by, _)| (key.clone(), by.to_owned())).collect();
         let mut concerned = Vec::new();
         for (key, workspace) in slots {
             let namespaces: HashSet<&str> =
@@ -164,6 +143,46 @@ impl Inner {
             }
         }
         concerned
+    }
+
+    /// The workspaces to which the rules of a ClusterPrefectWorkspace apply, each with its name.
+    fn ruled(&self) -> impl Iterator<Item = (&WorkspaceKey, &str, &Slot)> {
+        self.slots.iter().filter_map(|(key, slot)| {
+            let own = key.is_cluster().then_some(key.name.as_str());
+            Some((key, slot.parent.as_ref().map(|parent| parent.name.as_str()).or(own)?, slot))
+        })
+    }
+
+    /// Who asks for something to which such rules apply.
+    fn asking(&self) -> Vec<Tenant> {
+        let tenant = |workspace: &str, namespace: &str| Tenant {
+            workspace: workspace.to_owned(),
+            namespace: namespace.to_owned(),
+        };
+        let mut asking = BTreeSet::new();
+        for (key, by, slot) in self.ruled() {
+            let users: HashSet<&str> = slot.snapshot.dependents().map(|user| user.namespace.as_str()).collect();
+            asking.extend(users.into_iter().map(|namespace| tenant(by, namespace)));
+            // One that has no users yet has a session all the same.
+            asking.extend((!key.is_cluster()).then(|| tenant(by, &key.namespace)));
+        }
+        asking.into_iter().collect()
+    }
+
+    /// Ends the sessions to which other rules are about to apply, as far as they are of another state of their workspace:
+    /// what was read in that one is for those who might read it then.
+    fn end_others(&mut self, workspace: &str, state: &str) {
+        let others: Vec<WorkspaceKey> = self
+            .ruled()
+            .filter(|(_, by, slot)| *by == workspace && !matches!(slot.state, State::Unknown))
+            .filter(|(_, _, slot)| !slot.fingerprint.contains(state))
+            .map(|(key, ..)| key.clone())
+            .collect();
+        for key in others {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.end();
+            }
+        }
     }
 
     /// The workspaces that put local secrets over this one.
@@ -208,9 +227,8 @@ impl Workspaces {
                 Setup::Usable { reader, .. } => reader.own.clone().unwrap_or_default(),
                 Setup::Unusable(_) => Arc::default(),
             };
-            let had_parent = slot.parent.is_some();
+            let is_limited = slot.parent.is_some() || parent.is_some();
             slot.parent = parent.map(|name| Parent { name: name.to_owned(), own });
-            let is_limited = had_parent || parent.is_some();
             let is_usable = matches!(setup, Setup::Usable { .. });
             match setup {
                 Setup::Unusable(mut failure) => {
@@ -223,27 +241,24 @@ impl Workspaces {
                 Setup::Usable { reader, interval } => {
                     slot.health = Health::Pending;
                     slot.refreshed = Instant::now();
-                    let clock = Clock::start();
                     let session = Session {
                         key: key.clone(),
                         epoch: slot.epoch,
                         reader: Arc::from(reader),
                         interval,
                         stale_after,
-                        clock,
+                        clock: Clock::start(),
                     };
                     let task = AbortOnDropHandle::new(tokio::spawn(session::supervise(self.clone(), session)));
-                    slot.state = State::Running(Running { _task: task, clock, interval });
+                    slot.state = State::Running(task);
                 }
             }
-            let users = if is_limited {
-                inner.limit(key, |_| true)
-            } else if is_usable {
-                // Its objects hear of it with the first readings; those it had none for ask anew.
-                Vec::new()
-            } else {
-                inner.slots.get(key).into_iter().flat_map(|slot| slot.snapshot.dependents()).cloned().collect()
-            };
+            let mut users = inner.limit(key, |_| true);
+            // They hear of it with the first readings, but for those who may read nothing, or something else than before.
+            if is_usable && !is_limited {
+                let slot = inner.slots.get(key);
+                users.retain(|user| slot.is_some_and(|slot| !slot.snapshot.asks_for_more_than(user, 0)));
+            }
             (users, inner.children(key))
         };
         self.wake.gently(woken);
@@ -256,10 +271,9 @@ impl Workspaces {
             let mut inner = self.lock();
             let children = inner.children(key);
             let Some(slot) = inner.slots.get_mut(key) else { return };
-            let mut snapshot = std::mem::take(&mut slot.snapshot);
-            snapshot.begin_epoch();
-            let woken = snapshot.dependents().cloned().collect();
-            *slot = Slot { snapshot, ..Slot::default() };
+            slot.parent = None;
+            slot.end();
+            let woken = slot.snapshot.dependents().cloned().collect();
             inner.tidy(key);
             (woken, children)
         };
@@ -267,29 +281,47 @@ impl Workspaces {
         children.iter().for_each(|child| self.wake.workspace(child));
     }
 
-    /// The access rules of a ClusterPrefectWorkspace; `None` when it is gone.
-    pub fn set_rules(&self, workspace: &str, access: Option<&[AccessRule]>) {
-        self.change_tenants(|tenants| tenants.set_rules(workspace, access));
+    /// The access rules of a ClusterPrefectWorkspace, and how the fingerprint of a session in its present state begins;
+    /// `None` when it is gone.
+    pub fn set_rules(&self, workspace: &str, rules: Option<(&[AccessRule], &str)>) {
+        if let Some((_, state)) = rules {
+            self.lock().end_others(workspace, state);
+        }
+        let access = rules.map(|(access, _)| access);
+        self.change_tenants(|tenants, asking| tenants.set_rules(workspace, access, asking));
+    }
+
+    /// The ClusterPrefectWorkspaces whose rules are known.
+    #[must_use]
+    pub fn with_rules(&self) -> Vec<String> {
+        self.lock().tenants.workspaces()
     }
 
     /// All namespaces there are, with their labels.
     pub fn set_namespaces(&self, namespaces: BTreeMap<String, Labels>) {
-        self.change_tenants(|tenants| tenants.set_namespaces(namespaces));
+        self.change_tenants(|tenants, asking| tenants.set_namespaces(namespaces, asking));
     }
 
     /// A namespace and its labels; `None` when it is gone.
     pub fn set_namespace(&self, namespace: &str, labels: Option<Labels>) {
-        self.change_tenants(|tenants| tenants.set_namespace(namespace, labels));
+        self.change_tenants(|tenants, asking| tenants.set_namespace(namespace, labels, asking));
     }
 
-    fn change_tenants(&self, change: impl FnOnce(&mut Tenants) -> Vec<Tenant>) {
-        let concerned = {
+    fn change_tenants(&self, change: impl FnOnce(&mut Tenants, Vec<Tenant>) -> Vec<Tenant>) {
+        let (concerned, children) = {
             let mut inner = self.lock();
-            let changed = change(&mut inner.tenants);
-            if changed.is_empty() { Vec::new() } else { inner.limit_tenants(&changed) }
+            let asking = inner.asking();
+            let changed = change(&mut inner.tenants, asking);
+            let is_of = |(key, by, _): &(&WorkspaceKey, &str, &Slot)| {
+                let is_changed = |tenant: &Tenant| tenant.workspace == *by && tenant.namespace == key.namespace;
+                !key.is_cluster() && changed.iter().any(is_changed)
+            };
+            let children: Vec<WorkspaceKey> = inner.ruled().filter(is_of).map(|(key, ..)| key.clone()).collect();
+            (if changed.is_empty() { Vec::new() } else { inner.limit_tenants(&changed) }, children)
         };
         // At once: whoever takes a key away means now.
         self.wake.dependents(concerned);
+        children.iter().for_each(|child| self.wake.workspace(child));
     }
 
     /// Tells the objects for which `select` holds to look again for their workspace.
@@ -305,41 +337,39 @@ impl Workspaces {
     /// object is woken when they are.
     #[must_use]
     pub fn observe(&self, object: &Object, status: &SyncStatus) -> Observation {
+        // Not under the lock: it compiles the object's expressions.
+        let mut interest = Interest::of(object, status);
         let mut inner = self.lock();
         let before = inner.assigned.insert(object.id.clone(), object.workspace.clone());
-        let former = before.filter(|before| *before != object.workspace);
-        if let Some(former) = &former {
-            inner.forget(&object.id, former);
+        if let Some(former) = before.filter(|before| *before != object.workspace) {
+            inner.forget(&object.id, &former);
         }
-        let (interest, refused) = inner.interest(object, status);
+        let access = inner.access(&object.workspace, &object.id.namespace);
+        let refused = interest.limit(access.clone().unwrap_or_else(Access::nothing));
         let slot = inner.slots.entry(object.workspace.clone()).or_default();
-        if let (Some(_), State::Running(running)) = (&former, &slot.state) {
-            slot.snapshot.moved(&object.id, running.clock.elapsed() + running.interval);
-        }
         let mut readings = slot.snapshot.observe(&object.id, interest);
         // Also in an outage, which may be over.
         let is_unread = slot.snapshot.asks_for_more_than(&object.id, readings.len());
         if is_unread || readings.values().any(|reading| reading.answer.is_none()) || slot.snapshot.has_forced() {
             slot.demand.notify_one();
         }
-        let usable = matches!(slot.state, State::Running(_)) && refused.is_some();
-        readings.extend(refused.into_iter().flatten());
-        Observation {
-            unusable: match &slot.state {
-                State::Unusable(failure) => Some(failure.clone()),
-                _ => None,
-            },
-            usable,
-            stale_after: slot.stale_after,
-            refreshed: slot.snapshot.refreshed(&object.id),
-            readings,
-        }
+        let unusable = match &slot.state {
+            State::Unusable(failure) => Some(failure.clone()),
+            _ => None,
+        };
+        let usable = matches!(slot.state, State::Running(_)) && access.is_some();
+        let (stale_after, refreshed) = (slot.stale_after, slot.snapshot.refreshed(&object.id));
+        drop(inner);
+        readings.extend(access.iter().flat_map(|access| access.refusals(&refused, Timestamp::now())));
+        Observation { unusable, usable, stale_after, readings, refreshed }
     }
 
     /// Notes what the target of `object` holds now: what counts as having vanished later.
     pub fn note(&self, object: &Object, status: &SyncStatus) {
+        let mut interest = Interest::of(object, status);
         let mut inner = self.lock();
-        let (interest, _) = inner.interest(object, status);
+        let access = inner.access(&object.workspace, &object.id.namespace);
+        interest.limit(access.unwrap_or_else(Access::nothing));
         if let Some(slot) = inner.slots.get_mut(&object.workspace) {
             slot.snapshot.note(&object.id, interest);
         }
@@ -437,37 +467,5 @@ impl Workspaces {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Nobody;
-
-    impl Wake for Nobody {
-        fn dependents(&self, _: Vec<Dependent>) {}
-        fn gently(&self, _: Vec<Dependent>) {}
-        fn workspace(&self, _: &WorkspaceKey) {}
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_session_shows_that_it_lives_and_how_old_its_snapshot_is_until_it_is_gone() {
-        let pulses = Pulses::default();
-        let workspaces = Workspaces::new(Arc::new(Nobody), pulses.clone());
-        let key = WorkspaceKey::namespaced("flows", "default");
-        let reader = Box::new(Reader::default());
-        let interval = Duration::from_secs(600);
-        let situation = Situation { fingerprint: "1", stale_after: Duration::ZERO, parent: None };
-        workspaces.set(&key, situation, Setup::Usable { reader, interval });
-        // Longer than the loop may stand still, and much longer than it has anything to do.
-        for _ in 0..100 {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            assert_eq!(pulses.stalled(), []);
-            let age = workspaces.states()[0].age;
-            assert!(age <= interval, "{age:?}");
-        }
-        assert!(matches!(workspaces.health(&key), Health::Well { .. }));
-        workspaces.remove(&key);
-        tokio::time::sleep(session::STALLED * 2).await;
-        assert_eq!(pulses.stalled(), [], "what is gone is missed by nobody");
-        assert_eq!(workspaces.states(), []);
-    }
-}
+#[path = "registry_tests.rs"]
+mod tests;

@@ -31,6 +31,7 @@ use crate::prefect::Change;
 use crate::sync::absence::Census;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::schedule::{Ladder, Schedule};
+use crate::sync::snapshot::matching;
 use crate::sync::workspace::Health;
 use crate::sync::{Dependent, Failure, Reason, RemoteKey, Timestamp};
 
@@ -407,10 +408,12 @@ impl Run {
             }
             News::Change(Change::Block { id, name }) => {
                 let keys = self.slot(|slot| slot.snapshot.announced(true, &name, id))?;
+                let keys = matching(keys, &name);
                 self.ladder.announce(keys, now);
             }
             News::Change(Change::Variable { id, name }) => {
                 let keys = self.slot(|slot| slot.snapshot.announced(false, &name, id))?;
+                let keys = matching(keys, &name);
                 self.ladder.announce(keys, now);
             }
         }

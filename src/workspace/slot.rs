@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::timing::Clock;
 use crate::sync::snapshot::Snapshot;
 use crate::sync::workspace::Health;
 use crate::sync::{Dependent, Failure};
@@ -19,16 +18,8 @@ pub(super) enum State {
     Unknown,
     /// It can't be used.
     Unusable(Failure),
-    /// It has a session.
-    Running(Running),
-}
-
-/// A session.
-pub(super) struct Running {
-    /// Dropping the handle ends it.
-    pub _task: AbortOnDropHandle<()>,
-    pub clock: Clock,
-    pub interval: Duration,
+    /// It has a session; dropping the handle ends it.
+    Running(#[expect(dead_code, reason = "held for its Drop")] AbortOnDropHandle<()>),
 }
 
 /// A workspace over which another has put local secrets of its own.
@@ -80,6 +71,13 @@ impl Default for Slot {
 }
 
 impl Slot {
+    /// Ends the session, if there is one; who asks for what stays.
+    pub fn end(&mut self) {
+        let mut snapshot = std::mem::take(&mut self.snapshot);
+        snapshot.begin_epoch();
+        *self = Self { snapshot, parent: self.parent.take(), ..Self::default() };
+    }
+
     /// Whether nobody asks it and it does nothing.
     pub fn is_idle(&self) -> bool {
         self.snapshot.is_empty() && matches!(self.state, State::Unknown)

@@ -126,7 +126,7 @@ impl Scene {
         let local = json!({"configToml": {"secretKeyRef": {"namespace": victim.namespace, "name": "crown"}}});
         let access = json!([
             {"namespaces": [world.namespace], "keys": ["{namespace}-*"], "blockTypes": ["secret"]},
-            {"namespaces": [victim.namespace]},
+            {"namespaces": [victim.namespace], "keys": ["*"]},
         ]);
         let spec =
             json!({"api": {"url": prefect().await.url()}, "local": local, "refreshInterval": "1s", "access": access});

@@ -4,13 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, root};
+use crate::fixture::{CLUSTER_DEFAULT, SOON, World, root, whole_cluster};
 use crate::support::python::prefect1;
 use crate::support::{Prefect, PrefectOptions, Scratch, eventually};
 
 /// Examples without an object that syncs: where Prefect is, and a pod.
-const OTHERS: [&str; 4] =
-    ["cloud-workspace.yaml", "flow-pod.yaml", "prefect1-workspace.yaml", "self-hosted-workspace.yaml"];
+const OTHERS: [&str; 6] = [
+    "cloud-workspace.yaml",
+    "flow-pod.yaml",
+    // These are of the whole cluster: see below.
+    "many-teams.yaml",
+    "prefect1-workspace.yaml",
+    "self-hosted-workspace.yaml",
+    "team-override.yaml",
+];
 
 /// Keys and values.
 type Pairs = &'static [(&'static str, &'static str)];
@@ -74,13 +81,17 @@ async fn fill(prefect: &Prefect) {
     prefect.set_variable_raw("my_flow_settings", r#"{"batch": 100, "ratio": 0.25}"#).await;
 }
 
-/// The documents of an example that can be tried here: all but the workspace `default`, which is the test's own.
-fn documents(file: &str) -> Vec<Value> {
+/// All documents of an example.
+fn all_documents(file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(root().join("deploy/examples").join(file)).unwrap();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    serde_saphyr::from_multiple(&text).unwrap()
+}
+
+/// Those that can be tried here: all but the workspace `default`, which is the test's own.
+fn documents(file: &str) -> Vec<Value> {
     let is_default =
         |document: &Value| document["kind"] == "PrefectWorkspace" && document["metadata"]["name"] == "default";
-    documents.into_iter().filter(|document| !is_default(document)).collect()
+    all_documents(file).into_iter().filter(|document| !is_default(document)).collect()
 }
 
 fn files() -> BTreeSet<String> {
@@ -154,4 +165,40 @@ async fn one_manifest_serves_dev_and_prod() {
         let expected = [("DB_PASSWORD", password), ("SENTRY_DSN", dsn.unwrap_or_default())];
         world.eventually_secret("app", &expected[..1 + usize::from(dsn.is_some())]).await;
     }
+}
+
+/// Applies an example of the whole cluster as it stands, but for the address of Prefect.
+async fn apply_to_cluster(file: &str, api: &Value) {
+    let folder = Scratch::new("example");
+    let path = folder.path().join("example.json");
+    let mut items = all_documents(file);
+    for item in &mut items {
+        if let Some(theirs) = item.pointer_mut("/spec/api") {
+            *theirs = api.clone();
+        }
+    }
+    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).unwrap();
+    whole_cluster().await.control_plane.kubectl_ok(&["apply", "--validate=strict", "-f", &path.display().to_string()]);
+}
+
+#[tokio::test]
+async fn many_teams_read_one_workspace_and_one_of_them_has_secrets_of_its_own_over_it() {
+    let _default = CLUSTER_DEFAULT.lock().await;
+    let prefect = Prefect::start(PrefectOptions::default()).await;
+    for (name, value) in [("team-ads-db-password", "of all"), ("shared-sentry-dsn", "https://sentry")] {
+        prefect.set_secret(name, json!(value)).await;
+    }
+    let aws = json!({"aws_access_key_id": "AKIA", "aws_secret_access_key": "s/+=", "region_name": "eu-west-1"});
+    prefect.set_block("aws-credentials", "team-ads-s3", aws).await;
+    let world = World::in_whole_cluster("examples", json!({})).await;
+    let team = world.elsewhere("team-ads");
+    apply_to_cluster("many-teams.yaml", &json!({"url": prefect.url()})).await;
+    let expected =
+        |password| [("AWS_SECRET_ACCESS_KEY", "s/+="), ("DB_PASSWORD", password), ("SENTRY_DSN", "https://sentry")];
+    team.eventually_secret("etl", &expected("of all")).await;
+    apply_to_cluster("team-override.yaml", &json!({})).await;
+    team.eventually_secret("etl", &expected("our own")).await;
+    team.eventually_reason("PrefectSecret", "etl", "Synced").await;
+    let workspaces = world.api("ClusterPrefectWorkspace");
+    workspaces.delete("default", &kube::api::DeleteParams::default()).await.unwrap();
 }

@@ -52,6 +52,9 @@ pub struct WholeCluster {
     options: OperatorOptions,
 }
 
+/// Held by a test that has a ClusterPrefectWorkspace `default`: there is one for all.
+pub static CLUSTER_DEFAULT: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// The cluster that tests of ClusterPrefectWorkspaces share.
 pub async fn whole_cluster() -> &'static WholeCluster {
     static CELL: OnceCell<WholeCluster> = OnceCell::const_new();
@@ -137,6 +140,12 @@ impl World {
         let world = Self { namespace, client, options, operator: Mutex::default(), cluster: Some(cluster) };
         world.label(labels).await;
         world
+    }
+
+    /// The same in another namespace, which a manifest has made.
+    pub fn elsewhere(&self, namespace: &str) -> Self {
+        let (client, options) = (self.client.clone(), self.options.clone());
+        Self { namespace: namespace.to_owned(), client, options, operator: Mutex::default(), cluster: self.cluster }
     }
 
     /// Puts labels on the namespace; `null` takes one off.

@@ -21,12 +21,13 @@ fn over(spec: Value) -> (&'static str, Value) {
 }
 
 fn selector(selector: Value) -> (&'static str, Value) {
-    access(json!({"namespaceSelector": selector}))
+    access(json!({"namespaceSelector": selector, "keys": ["*"]}))
 }
 
 pub fn bad_access() -> Vec<Case> {
     let neither = "set spec.api (a Prefect server or Cloud), spec.local (a config.toml), or both; or spec.prefect1";
-    let who = "set namespaces or namespaceSelector, exactly one of them; namespaceSelector: {} means all";
+    let who = "set namespaces or namespaceSelector, exactly one of them";
+    let by = "set matchLabels or matchExpressions; all namespaces have the label kubernetes.io/metadata.name (operator: Exists)";
     let invalid = |field: &str, words: &str| one(&format!("spec.{field}: Invalid value: {words}"));
     let whole_names = "namespaces are whole names, without wildcards; namespaceSelector selects by label";
     let placeholder = "keys are names with * for any text and {namespace} for the asking namespace's name; there is no other placeholder";
@@ -40,18 +41,30 @@ pub fn bad_access() -> Vec<Case> {
     let parent = json!({"name": "prod"});
     vec![
         (cluster(json!({})), one(&format!("spec: Invalid value: {neither}"))),
-        (cluster(json!({"access": [{"namespaces": ["a"]}]})), one(&format!("spec: Invalid value: {neither}"))),
+        (
+            cluster(json!({"access": [{"namespaces": ["a"], "keys": ["a"]}]})),
+            one(&format!("spec: Invalid value: {neither}")),
+        ),
         (key(json!({"name": "key"})), shape("spec.api.apiKey.secretKeyRef.namespace: Required value")),
-        (access(json!({})), invalid("access[0]", who)),
+        (access(json!({"namespaces": ["a"]})), shape("spec.access[0].keys: Required value")),
         (access(json!({"keys": ["a"]})), invalid("access[0]", who)),
-        (access(json!({"namespaces": ["a"], "namespaceSelector": {}})), invalid("access[0]", who)),
-        (access(json!({"namespaces": []})), least("access[0].namespaces")),
-        (access(json!({"namespaces": ["team-*"]})), invalid("access[0].namespaces", whole_names)),
+        (
+            access(json!({"namespaces": ["a"], "namespaceSelector": {"matchLabels": {"a": "b"}}, "keys": ["a"]})),
+            invalid("access[0]", who),
+        ),
+        (access(json!({"namespaces": [], "keys": ["a"]})), least("access[0].namespaces")),
+        (access(json!({"namespaces": ["team-*"], "keys": ["a"]})), invalid("access[0].namespaces", whole_names)),
+        // What a client that only warns of unknown fields leaves of a misspelt selector.
+        (selector(json!({})), invalid("access[0].namespaceSelector", by)),
+        (selector(json!({"matchLabels": {}})), invalid("access[0].namespaceSelector", by)),
         (access(json!({"namespaces": ["a"], "keys": []})), least("access[0].keys")),
         (access(json!({"namespaces": ["a"], "keys": ["{team}-*"]})), invalid("access[0].keys", placeholder)),
         (access(json!({"namespaces": ["a"], "keys": ["{namespace-*"]})), invalid("access[0].keys", placeholder)),
-        (access(json!({"namespaces": ["a"], "blockTypes": []})), least("access[0].blockTypes")),
-        (access(json!({"namespaces": ["a"], "blockTypes": ["aws-*"]})), invalid("access[0].blockTypes", types)),
+        (access(json!({"namespaces": ["a"], "keys": ["a"], "blockTypes": []})), least("access[0].blockTypes")),
+        (
+            access(json!({"namespaces": ["a"], "keys": ["a"], "blockTypes": ["aws-*"]})),
+            invalid("access[0].blockTypes", types),
+        ),
         (
             selector(json!({"matchExpressions": [{"key": "a", "operator": "In"}]})),
             invalid("access[0].namespaceSelector.matchExpressions[0]", values),
@@ -67,7 +80,7 @@ pub fn bad_access() -> Vec<Case> {
             ),
         ),
         (
-            access(json!({"namespaces": names(257)})),
+            access(json!({"namespaces": names(257), "keys": ["a"]})),
             shape("spec.access[0].namespaces: Too many: 257: must have at most 256 items"),
         ),
         (
@@ -87,7 +100,7 @@ pub fn bad_access() -> Vec<Case> {
 }
 
 pub fn good_access() -> Vec<(&'static str, Value)> {
-    let rule = json!({"namespaceSelector": {}, "keys": ["{namespace}-*", "*", "a*{namespace}*b"], "blockTypes": ["secret"], "variables": true});
+    let rule = json!({"namespaceSelector": {"matchLabels": {"a": "b"}}, "keys": ["{namespace}-*", "*", "a*{namespace}*b"], "blockTypes": ["secret"], "variables": true});
     vec![
         cluster(
             json!({"api": {"url": "http://prefect/api"}, "access": (0..128).map(|_| rule.clone()).collect::<Vec<_>>()}),
