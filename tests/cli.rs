@@ -92,7 +92,7 @@ fn the_committed_crds_are_what_the_types_generate_one_file_a_kind() {
     assert_eq!(fresh.len(), 4);
     // Without a folder the same, as one stream for `kubectl apply -f -`.
     let printed = run(scratch.path(), &["crds"], &[]).stdout;
-    assert_eq!(printed.matches("\nkind: CustomResourceDefinition\n").count(), 3);
+    assert_eq!(printed.matches("\nkind: CustomResourceDefinition\n").count(), 4);
     for (name, text) in &fresh {
         assert!(printed.contains(text), "{name} is not in what is printed");
     }
