@@ -30,7 +30,7 @@ use super::target::{Delimiters, MAX_RESTARTS, MAX_TEMPLATES, MergePolicy, Restar
     printcolumn(name = "Keys", type_ = "string", json_path = ".status.keys"),
     printcolumn(name = "Target", type_ = "string", json_path = ".status.target.name"),
     printcolumn(name = "Workspace", type_ = "string", json_path = ".status.workspace.name"),
-    printcolumn(name = "Workspace Kind", type_ = "string", json_path = ".status.workspace.kind", priority = 1),
+    printcolumn(name = "WorkspaceKind", type_ = "string", json_path = ".status.workspace.kind", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

@@ -40,9 +40,9 @@ impl Object {
         let remotes =
             self.entries.iter().map(|entry| entry.remote.clone()).chain(self.sources.iter().map(Source::remote));
         let names = |remote: &RemoteKey| [remote.name().to_owned(), remote.local_name().unwrap_or_default().to_owned()];
-        if let Some(name) = remotes.flat_map(|remote| names(&remote)).find(|name| name.contains(char::is_control)) {
-            // One that a server chokes on would spoil the request of others, too.
-            return Err(format!("{name:?} is no name in Prefect: it has control characters"));
+        if let Some(name) = remotes.flat_map(|remote| names(&remote)).find(|name| name.contains('\0')) {
+            // No database has it, so that it would spoil the requests of others, too.
+            return Err(format!("{name:?} is no name in Prefect: it has a NUL character"));
         }
         let workloads = self.restarts.iter().map(|restart| &restart.name);
         if let Some(name) = workloads.chain([&self.target_name]).find(|name| !is_legal_name(name)) {

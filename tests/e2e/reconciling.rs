@@ -372,6 +372,7 @@ async fn a_suspended_object_leaves_all_alone_even_drift_and_goes_on_when_resumed
     prefect_secret(&world, "marker", &marker, json!({})).await;
     world.eventually_secret("etl", &[("A", "one")]).await;
     world.eventually_secret("marker", &[("A", "one")]).await;
+    world.eventually_reason("PrefectSecret", "etl", "Synced").await;
     etl(&world, &key, json!({"suspend": true})).await;
     let ready = world.eventually_reason("PrefectSecret", "etl", "Suspended").await;
     assert_eq!(ready.status, "True", "its target was right when it was suspended");
