@@ -32,7 +32,7 @@ pub struct AccessRule {
     /// one pattern would give to several namespaces is the one's with the longest name: data-science-db is not data's under
     /// {namespace}-* where there is a namespace data-science. Every name: ["*"].
     #[schemars(length(min = 1, max = MAX_PATTERNS), inner(length(min = 1, max = 255)))]
-    #[x_kube(validation = Rule::new("self.all(k, !k.replace('{namespace}', '').contains('{') && !k.replace('{namespace}', '').contains('}'))").message("keys are names with * for any text and {namespace} for the asking namespace's name; there is no other placeholder"))]
+    #[x_kube(validation = Rule::new("self.all(k, !k.replace('{namespace}', '').contains('{') && !k.replace('{namespace}', '').contains('}'))").message("keys are names with * for any text and {namespace} for the asking namespace's name; there is no other placeholder"), validation = Rule::new("self.all(k, !k.matches('[*].*[{]namespace[}].*[*]'))").message("in keys * stands before {namespace} or after it, not both: anybody's name may be somewhere in a name"))]
     pub keys: Vec<String>,
     /// The types of blocks, such as secret or aws-credentials; with Prefect 1 its secrets are of the type secret.
     /// Default: every type.

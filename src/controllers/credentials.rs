@@ -41,6 +41,8 @@ pub struct Subject<'a> {
     pub connection: spec::Connection<'a>,
     /// Where all that it names is; `None` where each reference says so itself.
     pub namespace: Option<&'a str>,
+    /// Its name, if it is a ClusterPrefectWorkspace.
+    pub shared_as: Option<&'a str>,
     /// Names the state of the workspace itself.
     pub state: String,
 }
@@ -151,6 +153,7 @@ pub async fn gather_over(
 
 struct Gathering<'a, N> {
     namespace: Option<&'a str>,
+    shared_as: Option<&'a str>,
     fingerprint: String,
     named: &'a N,
 }
@@ -163,7 +166,7 @@ struct Located {
 
 impl<'a, N: Named> Gathering<'a, N> {
     fn new(subject: &Subject<'a>, named: &'a N) -> Self {
-        Self { namespace: subject.namespace, fingerprint: subject.state.clone(), named }
+        Self { namespace: subject.namespace, shared_as: subject.shared_as, fingerprint: subject.state.clone(), named }
     }
 
     fn gathered(
@@ -204,7 +207,7 @@ impl<'a, N: Named> Gathering<'a, N> {
         match read {
             Ok((reader, api_url)) => {
                 let credentials = reader.credentials.of_workspace(name);
-                Ok((Reader { credentials, ..reader.under(own) }, api_url))
+                Ok((Reader { credentials, shared_as: Some(name.into()), ..reader.under(own) }, api_url))
             }
             Err(Trouble::Problem((reason, _))) => Err(Trouble::Problem((reason, cluster_trouble(name, reason)))),
             Err(error) => Err(error),
@@ -223,7 +226,7 @@ impl<'a, N: Named> Gathering<'a, N> {
         options: &Options,
     ) -> Result<(Reader, Option<String>), Trouble> {
         let local = self.local(connection).await?.map(Arc::new);
-        let mut reader = Reader { local, ..Reader::default() };
+        let mut reader = Reader { local, shared_as: self.shared_as.map(Arc::from), ..Reader::default() };
         if let Some(prefect1) = connection.prefect1 {
             return self.prefect1(reader, connection, prefect1, options).await;
         }

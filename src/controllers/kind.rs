@@ -92,7 +92,7 @@ impl WorkspaceResource for PrefectWorkspace {
 
     fn subject<'a>(&'a self, namespace: &'a str) -> Subject<'a> {
         let state = format!("{:?} {:?}", self.uid(), self.metadata.generation);
-        Subject { connection: self.connection(), namespace: Some(namespace), state }
+        Subject { connection: self.connection(), namespace: Some(namespace), shared_as: None, state }
     }
 
     fn parent(&self) -> Option<&str> {
@@ -119,7 +119,7 @@ impl WorkspaceResource for ClusterPrefectWorkspace {
         let connection = self.connection();
         // Not the generation: who may read what is no other state of the session.
         let state = format!("{:?} {connection:?}", self.uid());
-        Subject { connection, namespace: None, state }
+        Subject { connection, namespace: None, shared_as: self.metadata.name.as_deref(), state }
     }
 
     fn parent(&self) -> Option<&str> {

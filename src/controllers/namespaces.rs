@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::watching::{Failures, Patience};
+use super::workspaces::wake_without_default;
 
 /// Starts the watch. What it returns is cancelled when they have been listed once.
 pub(super) fn spawn(
@@ -41,6 +42,7 @@ pub(super) fn spawn(
                     filled.cancel();
                     // Also those that were told that none is read.
                     context.workspaces.wake_users(|_, key| key.is_cluster());
+                    wake_without_default(&context.workspaces);
                 }
                 Ok(Some(Event::Apply(namespace))) => {
                     context.workspaces.set_namespace(&namespace.name_any(), Some(namespace.labels().clone()));

@@ -34,7 +34,7 @@ use crate::sync::{Dependent, Object, Reading, Reason, RemoteKey, Removal, Target
 use crate::workspace::Observation;
 
 /// Reconciles under way at once, of one kind and scope.
-const CONCURRENCY: u16 = 32;
+const CONCURRENCY: u16 = 64;
 /// How often a plan is made anew because someone changed the target in between.
 const MOST_PLANS: usize = 5;
 
@@ -132,7 +132,7 @@ async fn announce_all<K: SyncKind>(shared: Arc<Shared<K>>, listed: CancellationT
     for cached in shared.store.state() {
         let Ok(resource) = &cached.0 else { continue };
         let object = shared.directory.resolve(resource.object());
-        if resource.meta().deletion_timestamp.is_some() || object.suspend {
+        if resource.meta().deletion_timestamp.is_some() || object.suspend || object.validate().is_err() {
             continue;
         }
         let _ = shared.context.workspaces.observe(&object, &resource.status().cloned().unwrap_or_default());
@@ -297,10 +297,12 @@ pub(super) struct Gathered<'a> {
 impl<K: SyncKind> Shared<K> {
     pub(super) fn gather<'a>(&self, object: &'a Object, previous: &'a SyncStatus) -> Gathered<'a> {
         let workspaces = &self.context.workspaces;
-        if object.suspend {
+        // What is wrong in itself asks for nothing: it could spoil the requests of others.
+        let asks = !object.suspend && object.validate().is_ok();
+        if !asks {
             workspaces.forget(&object.id);
         }
-        let mut observation = (!object.suspend).then(|| workspaces.observe(object, previous));
+        let mut observation = asks.then(|| workspaces.observe(object, previous));
         Gathered {
             object,
             previous,

@@ -30,7 +30,7 @@ use crate::api::{
 use crate::sync::object::{DEFAULT_WORKSPACE, WorkspaceKey};
 use crate::sync::suggest::cluster_trouble;
 use crate::sync::workspace::workspace_status;
-use crate::sync::{Failure, Reason};
+use crate::sync::{Failure, PlannedEvent, Reason};
 use crate::workspace::{Setup, Situation, Workspaces};
 
 const CONCURRENCY: u16 = 8;
@@ -112,7 +112,7 @@ fn allow(registry: &Workspaces, object: &ClusterWorkspace) {
 }
 
 /// Those that have no workspace may use the cluster's now.
-fn wake_without_default(registry: &Workspaces) {
+pub(super) fn wake_without_default(registry: &Workspaces) {
     let known = registry.keys_in_use();
     registry.wake_users(|_, key| !key.is_cluster() && key.name == DEFAULT_WORKSPACE && !known.contains(key));
 }
@@ -247,6 +247,7 @@ async fn reconcile_workspace<K: WorkspaceResource>(
 ) -> Result<Action, Error> {
     let (now, context) = (now(), &shared.context);
     let subject = workspace.subject(&key.namespace);
+    let mut reads_parent = false;
     let gathered = match workspace.parent() {
         None => gather(&subject, &context.client, &context.options, now).await?,
         Some(name) => {
@@ -257,13 +258,14 @@ async fn reconcile_workspace<K: WorkspaceResource>(
                 Err(_) => Err((Reason::ObjectInvalid, cluster_trouble(name, Reason::ObjectInvalid))),
             });
             let is_allowed = context.workspaces.may_use(&WorkspaceKey::cluster(name), &key.namespace);
+            reads_parent = is_allowed;
             let above = Above { name, subject: parent.as_ref().map_err(Clone::clone), is_allowed };
             gather_over(&above, &subject, &context.client, &context.options, now).await?
         }
     };
     let Gathered { fingerprint, api_url, interval, stale_after, setup } = gathered;
     let usable = matches!(setup, Setup::Usable { .. });
-    let situation = Situation { fingerprint: &fingerprint, stale_after, parent: workspace.parent() };
+    let situation = Situation { fingerprint: &fingerprint, stale_after, parent: workspace.parent(), reads_parent };
     context.workspaces.set(key, situation, setup);
 
     let previous = workspace.status().cloned().unwrap_or_default();
@@ -272,7 +274,17 @@ async fn reconcile_workspace<K: WorkspaceResource>(
     let (after, event) = workspace_status(&previous, generation, api_url.as_deref(), &health, interval, now);
     if after != previous {
         status::write::<K, _>(&context.client, workspace.meta(), &after).await?;
-        context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
+        // Events of what has no namespace stand in `default`, where others read.
+        let event = event.map(|event| match key.is_cluster() {
+            true => PlannedEvent { note: cluster_trouble(&key.name, event.reason), ..event },
+            false => event,
+        });
+        context
+            .publish(
+                event.filter(|event| event.warning || !key.is_cluster()).into_iter().collect(),
+                &workspace.object_ref(&()),
+            )
+            .await;
     }
     Ok(Action::requeue(if usable { USABLE_RETRY } else { UNUSABLE_RETRY }))
 }
@@ -286,7 +298,8 @@ async fn report_invalid<K: WorkspaceResource>(
     let now = now();
     let failure = Failure { reason: Reason::ObjectInvalid, message, since: now, workspace_wide: true };
     let fingerprint = format!("{INVALID} {:?} {:?}", invalid.metadata.uid, invalid.metadata.generation);
-    let situation = Situation { fingerprint: &fingerprint, stale_after: Duration::ZERO, parent: None };
+    let situation =
+        Situation { fingerprint: &fingerprint, stale_after: Duration::ZERO, parent: None, reads_parent: false };
     context.workspaces.set(key, situation, Setup::Unusable(failure));
     Ok(Action::await_change())
 }

@@ -73,7 +73,7 @@ impl Rules {
     /// Whether what `namespace` may read can depend on `other`, by the names alone.
     fn are_rivals(&self, namespace: &str, other: &str) -> bool {
         let mut keys = self.rules.iter().flat_map(|rule| &rule.keys).filter(|key| key.contains(NAMESPACE_PLACEHOLDER));
-        other.len() > namespace.len() && keys.any(|key| may_overlap(&expand(key, namespace), &expand(key, other)))
+        other.len() >= namespace.len() && keys.any(|key| may_overlap(&expand(key, namespace), &expand(key, other)))
     }
 
     /// What they come to for `namespace`, which is one of `namespaces`.
@@ -92,13 +92,13 @@ impl Rules {
     }
 
     /// What one pattern gives a namespace: not what it would give to others of longer names, as `{namespace}-*` does where
-    /// there are `data` and `data-science`. Whether those may read it is no matter: what is taken from one namespace must
+    /// there are `data` and `data-science`; nor what it would give to one of a name as long. Whether those may read it is no matter: what is taken from one namespace must
     /// not fall to another.
     fn claim(&self, key: &str, namespace: &str, namespaces: &BTreeMap<String, Labels>) -> Claim {
         let pattern = expand(key, namespace);
         let mut closer = Vec::new();
         if pattern != key {
-            let longer = namespaces.keys().filter(|rival| rival.len() > namespace.len());
+            let longer = namespaces.keys().filter(|rival| *rival != namespace && rival.len() >= namespace.len());
             closer = longer
                 .map(|rival| expand(key, rival))
                 .filter(|theirs| may_overlap(&pattern, theirs))
@@ -164,7 +164,7 @@ struct Grant {
 #[derive(Debug, PartialEq)]
 struct Claim {
     pattern: Pattern,
-    /// What the same pattern would give to namespaces of longer names.
+    /// What the same pattern would give to namespaces of names at least as long.
     closer: Vec<Pattern>,
 }
 

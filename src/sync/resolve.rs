@@ -98,10 +98,11 @@ fn absent(entry: &Entry, absence: &Absence, Asking { workspace, namespace }: Ask
     let is_held = absence.held.is_in(namespace);
     if is_held {
         reason = Reason::KeysVanished;
+        let whose = if absence.held.everywhere { "delivered" } else { "delivered to this namespace" };
         message = sentences(
             &message,
             &format!(
-                "Most of what workspace {workspace} delivered vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
+                "Most of what workspace {workspace} {whose} vanished with it, as when a database is emptied or a permission lost: nothing is removed. To let it go, remove the entry"
             ),
         );
     }

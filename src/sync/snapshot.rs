@@ -27,6 +27,8 @@ pub(super) struct Known {
     pub(super) read_at: Duration,
     /// The last pass that asked for it, whatever came of it.
     asked: u64,
+    /// Whether its absence counts from the next answer on.
+    anew: bool,
 }
 
 impl Known {
@@ -37,6 +39,23 @@ impl Known {
                 self.users.reserve_exact(1);
             }
             self.users.insert(at, user.clone());
+        }
+    }
+
+    /// Its absence is no longer confirmed, and counts from the next answer on; where it is held it stays held.
+    fn begin_absence(&mut self) {
+        if let Some(Answer::Absent(absence)) = self.reading.as_mut().and_then(|reading| reading.answer.as_mut()) {
+            absence.confirmed = false;
+            self.anew = true;
+        }
+    }
+
+    /// The absence begins with an answer of this time, if it is to begin anew.
+    fn renew(&mut self, at: Timestamp) {
+        if let Some(Answer::Absent(absence)) = self.reading.as_mut().and_then(|reading| reading.answer.as_mut())
+            && std::mem::take(&mut self.anew)
+        {
+            absence.since = at;
         }
     }
 
@@ -209,7 +228,8 @@ impl Snapshot {
             // What was long absent is news to an object whose target holds it, as when it comes from another
             // workspace: that counts from now on.
             if known.is_absent() && interest.holds(key) == Some(true) {
-                known.reading = None;
+                known.begin_absence();
+                self.forced.insert(key.clone());
             }
             if known.reading.is_none() {
                 self.unread.insert(key.clone());
@@ -378,6 +398,9 @@ impl Snapshot {
             }
             if let Read::Found { ids, .. } = &mut read {
                 known.ids = std::mem::take(ids);
+            }
+            if !matches!(read, Read::Failed(_)) {
+                known.renew(times.answered);
             }
             let before = known.reading.take();
             let after = reading(before.as_ref(), &key, read, (pass, &mut explained), times, interval);

@@ -118,23 +118,46 @@ fn what_was_long_absent_is_news_to_an_object_whose_target_holds_it() {
     snapshot.observe(&other, asking(false));
     assert!(confirmed(&snapshot, &other, "a-x"));
     snapshot.forget(&other);
-    assert!(snapshot.observe(&other, asking(true)).is_empty(), "it is read anew");
-    assert!(snapshot.unread().contains(&key("a-x")));
-    gone(&mut snapshot, Read::NotFound, 50);
+    snapshot.observe(&other, asking(true));
     assert!(!confirmed(&snapshot, &other, "a-x"));
+    assert!(snapshot.take_forced().contains(&key("a-x")), "it is read at once");
+    gone(&mut snapshot, Read::NotFound, 50);
+    assert!(!confirmed(&snapshot, &other, "a-x"), "the absence is as old as this answer");
     let merged = gone(&mut snapshot, Read::NotFound, 80);
     assert!(merged.wake.contains(&other), "it is told once it may be believed");
     assert!(confirmed(&snapshot, &other, "a-x") && confirmed(&snapshot, &of("a"), "a-x"));
-    // Also what vanished together before it came is looked at anew.
-    let mut both = Interest { keys: vec![(key("a-x"), true), (key("a-y"), true)], ..Interest::default() };
-    both.limit(access("a"));
+}
+
+#[test]
+fn what_vanished_together_stays_held_for_others_when_one_leaves_and_comes_back() {
+    let mut snapshot = Snapshot::default();
+    let names = ["a-1", "a-2", "a-3", "a-4"];
+    let asking = |names: &[&str]| {
+        let keys = names.iter().map(|name| (key(name), true)).collect();
+        Interest { keys, well: true, ..Interest::default() }
+    };
+    let other = Dependent { name: "other".into(), ..of("b") };
+    snapshot.observe(&of("a"), asking(&names));
+    snapshot.observe(&other, asking(&names[..1]));
+    let gone: Vec<(RemoteKey, Read)> = names.iter().map(|name| (key(name), Read::NotFound)).collect();
+    for second in [0, 40, 3600] {
+        merge(&mut snapshot, &gone, second);
+    }
+    let held = |snapshot: &Snapshot, name: &str| match &snapshot.readings(&of("a"))[&key(name)].answer {
+        Some(Answer::Absent(absence)) => absence.held.is_in("a"),
+        other => panic!("{other:?}"),
+    };
+    assert!(names.iter().all(|name| held(&snapshot, name)));
     snapshot.forget(&other);
-    snapshot.observe(&other, both);
-    merge(&mut snapshot, &[(key("a-x"), Read::NotFound), (key("a-y"), Read::NotFound)], 90);
-    let readings = snapshot.readings(&other);
-    let held =
-        |name: &str| matches!(&readings[&key(name)].answer, Some(Answer::Absent(absence)) if absence.held.is_in("a"));
-    assert!(held("a-x") && held("a-y"));
+    snapshot.observe(&other, asking(&names[..1]));
+    for second in [3601, 3640, 3680] {
+        merge(&mut snapshot, &gone, second);
+        assert!(names.iter().all(|name| held(&snapshot, name)), "{second}");
+    }
+    // Who had gone finds it held, too: it is for all of them.
+    assert!(
+        matches!(&snapshot.readings(&other)[&key("a-1")].answer, Some(Answer::Absent(absence)) if absence.held.is_in("b"))
+    );
 }
 
 #[test]

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::failure::failure;
 use super::prefect1::Prefect1;
 use super::reader::{Found, Pass, Reader, block_document, is_of_these_keys, variable_document};
 use crate::prefect::{Client, Error, MAX_LISTED, MAX_LISTED_BYTES};
@@ -25,7 +24,12 @@ pub(super) struct Looked<'a> {
 pub(super) type Group<'a> = Vec<Looked<'a>>;
 
 impl Looked<'_> {
-    /// Whether it is looked for by somebody who may read it.
+    /// Whether it looks for that name.
+    pub fn matches(&self, name: &str) -> bool {
+        self.matcher.matches(name)
+    }
+
+    /// Whether it does for somebody who may read it: else only the name is kept, for those who may later.
     pub fn is_for(&self, block_type: Option<&str>, name: &str) -> bool {
         let may = |access: &Access| access.allows_named(block_type, name);
         self.matcher.matches(name) && self.askers.is_some_and(|askers| askers.values().any(may))
@@ -53,19 +57,24 @@ impl Reader {
             }
         }
         for ((block_type, tags), group) in groups {
-            let matches = |name: &str| group.iter().any(|looked| looked.is_for(block_type, name));
             let asked: BTreeSet<&str> = keys
                 .keys()
                 .filter(|key| !matches!(key, RemoteKey::Listing(_)) && key.block_type() == block_type)
                 .map(RemoteKey::name)
                 .collect();
-            let wanted = |name: &str| asked.contains(name) || matches(name);
+            let names: Mutex<BTreeSet<String>> = Mutex::default();
+            let wanted = |name: &str| {
+                if group.iter().any(|looked| looked.matches(name)) {
+                    names.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+                }
+                asked.contains(name) || group.iter().any(|looked| looked.is_for(block_type, name))
+            };
             if let Some(prefect1) = &self.prefect1 {
                 self.list_prefect1(prefect1, &group, pass, (anything_read, now)).await?;
                 continue;
             }
             let listed = match &self.client {
-                Some(client) => list(client, block_type, tags, wanted).await,
+                Some(client) => list(client, block_type, tags, &wanted).await,
                 None => Ok(Some(Vec::new())),
             };
             let found = match listed {
@@ -79,7 +88,7 @@ impl Reader {
                 Err(error) => {
                     if is_of_these_keys(&error) && !self.is_down(pass, now).await {
                         for Looked { key, .. } in &group {
-                            let failed = failure(&error, &self.credentials, Some(key), now);
+                            let failed = self.key_failure(&error, key, now);
                             pass.reads.insert((*key).clone(), Read::Failed(failed));
                         }
                         continue;
@@ -90,26 +99,22 @@ impl Reader {
                     return ControlFlow::Break(());
                 }
             };
-            let mut names: BTreeSet<String> = BTreeSet::new();
             for (name, found) in found {
-                let key = RemoteKey::named(block_type, name.clone());
-                let read = match &self.client {
-                    Some(client) => self.found(client, &key, found, now),
-                    None => continue,
-                };
+                let key = RemoteKey::named(block_type, name);
+                let Some(client) = &self.client else { continue };
+                let read = self.found(client, &key, found, now);
                 pass.reads.insert(key, read);
-                names.insert(name);
             }
             // What is local comes first, here too.
             for name in self.local_names(block_type).filter(|name| wanted(name)) {
                 let key = RemoteKey::named(block_type, name.to_owned());
                 if let Some(read) = self.local_read(&key) {
                     pass.reads.insert(key, read);
-                    names.insert(name.to_owned());
                 }
             }
+            let names = names.into_inner().unwrap_or_else(PoisonError::into_inner);
             for looked in &group {
-                let matching = names.iter().filter(|name| looked.is_for(block_type, name)).cloned().collect();
+                let matching = names.iter().filter(|name| looked.matches(name)).cloned().collect();
                 pass.reads.insert(looked.key.clone(), Read::Listed(matching));
             }
         }

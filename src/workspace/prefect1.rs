@@ -7,9 +7,8 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use zeroize::Zeroizing;
 
-use super::failure::failure;
 use super::listing::{Group, Looked};
-use super::reader::{CONCURRENCY, MAX_DOCUMENT, Pass, Reader, is_of_these_keys, too_large};
+use super::reader::{CONCURRENCY, MAX_DOCUMENT, Pass, Reader, is_of_these_keys};
 use crate::api::Source;
 use crate::prefect::{Error, ErrorKind, Prefect1Client};
 use crate::sync::object::SECRET_BLOCK;
@@ -92,7 +91,7 @@ impl Reader {
                         }
                         return ControlFlow::Break(());
                     }
-                    Read::Failed(failure(&error, &self.credentials, Some(&key), now))
+                    Read::Failed(self.key_failure(&error, &key, now))
                 }
             };
             pass.reads.insert(key, read);
@@ -103,7 +102,7 @@ impl Reader {
     fn found_prefect1(&self, prefect1: &Prefect1, key: &RemoteKey, raw: Zeroizing<String>, now: Timestamp) -> Read {
         let host = prefect1.client().map(|client| client.url().host_and_port()).unwrap_or_default();
         if raw.len() > MAX_DOCUMENT {
-            return too_large(key, &host, now);
+            return self.too_large(key, &host, now);
         }
         let document = Arc::new(Document::new(raw, Shape::Value));
         Read::Found { document, source: Source::Api, ids: Box::default() }
@@ -151,7 +150,7 @@ impl Reader {
                 return fail(pass, &|key| rejected(too_many(key), now));
             }
             Err(error) if is_of_these_keys(&error) && !self.is_down(pass, now).await => {
-                return fail(pass, &|key| Read::Failed(failure(&error, &self.credentials, Some(key), now)));
+                return fail(pass, &|key| Read::Failed(self.key_failure(&error, key, now)));
             }
             Err(error) => {
                 if pass.outage.is_none() {
@@ -173,10 +172,13 @@ impl Reader {
         }
         self.read_prefect1(prefect1, remote, pass, (anything_read, now)).await?;
         // One that went in between is not there.
-        let is_there = |key: &&RemoteKey| !matches!(pass.reads.get(*key), Some(Read::NotFound) | None);
-        let there: Vec<String> = wanted.iter().filter(is_there).map(|key| key.name().to_owned()).collect();
+        let is_there = |name: &&String| {
+            let key = RemoteKey::named(block_type, (*name).clone());
+            !wanted.contains(&key) || !matches!(pass.reads.get(&key), Some(Read::NotFound) | None)
+        };
+        let there: Vec<&String> = names.iter().filter(is_there).collect();
         for looked in group {
-            let matching = there.iter().filter(|name| looked.is_for(block_type, name)).cloned().collect();
+            let matching = there.iter().filter(|name| looked.matches(name)).map(|name| (*name).clone()).collect();
             pass.reads.insert(looked.key.clone(), Read::Listed(matching));
         }
         ControlFlow::Continue(())

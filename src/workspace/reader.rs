@@ -53,12 +53,9 @@ pub struct Reader {
     pub own: Option<Arc<BTreeSet<String>>>,
     /// What is presented to the API, for messages.
     pub credentials: Credentials,
-}
-
-/// That a document is too large to keep.
-pub(super) fn too_large(key: &RemoteKey, host: &str, now: Timestamp) -> Read {
-    let message = format!("{key} of Prefect at {host} is larger than {} MiB; make it smaller", MAX_DOCUMENT >> 20);
-    Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
+    /// The ClusterPrefectWorkspace through which it is read, if it is: those who do are not told where its Prefect and its
+    /// credentials are.
+    pub shared_as: Option<Arc<str>>,
 }
 
 /// A document, and Prefect's ids of it and of what is inlined into it.
@@ -155,7 +152,11 @@ impl Reader {
         let mut plain: BTreeMap<RemoteKey, Before> =
             keys.iter().filter(|(key, _)| is_plain(key)).map(|(key, before)| (key.clone(), *before)).collect();
         for key in &remote {
-            plain.entry(key.in_prefect()).or_insert(keys[*key]);
+            // Under either name it is to be answered as far as that one needs.
+            let before = plain.entry(key.in_prefect()).or_insert(keys[*key]);
+            if keys[*key] != Before::Absent {
+                *before = keys[*key];
+            }
         }
         let mut pass = self.read_plain(&plain, askers, anything_read, now).await;
         for key in remote {
@@ -274,7 +275,7 @@ impl Reader {
         }
         for (batch, error) in refused {
             for key in batch.keys() {
-                let failed = failure(&error, &self.credentials, Some(&key), now);
+                let failed = self.key_failure(&error, &key, now);
                 pass.reads.insert(key, Read::Failed(failed));
             }
         }
@@ -286,9 +287,7 @@ impl Reader {
             let read = match result {
                 Ok(Some(found)) => self.found(client, &key, found, now),
                 Ok(None) => Read::NotFound,
-                Err(error) if is_of_these_keys(&error) => {
-                    Read::Failed(failure(&error, &self.credentials, Some(&key), now))
-                }
+                Err(error) if is_of_these_keys(&error) => Read::Failed(self.key_failure(&error, &key, now)),
                 Err(error) => {
                     self.outage(&mut pass, &error, now);
                     return pass;
@@ -303,7 +302,29 @@ impl Reader {
         if document.raw().len() <= MAX_DOCUMENT {
             return Read::Found { document: Arc::new(document), source: Source::Api, ids };
         }
-        too_large(key, &client.url().host_and_port(), now)
+        self.too_large(key, &client.url().host_and_port(), now)
+    }
+
+    /// Why one key can't be read, in the words of those who ask for it.
+    pub(super) fn key_failure(&self, error: &Error, key: &RemoteKey, now: Timestamp) -> Failure {
+        let failure = failure(error, &self.credentials, Some(key), now);
+        let Some(workspace) = &self.shared_as else { return failure };
+        tracing::debug!(workspace = &**workspace, "{}", failure.message);
+        let message = format!(
+            "{key} can't be read through ClusterPrefectWorkspace {workspace:?} ({}); those who run it see why in the operator's log",
+            failure.reason
+        );
+        Failure { message, ..failure }
+    }
+
+    /// That a document is too large to keep.
+    pub(super) fn too_large(&self, key: &RemoteKey, host: &str, now: Timestamp) -> Read {
+        let place = match &self.shared_as {
+            Some(workspace) => format!("ClusterPrefectWorkspace {workspace:?}"),
+            None => format!("Prefect at {host}"),
+        };
+        let message = format!("{key} of {place} is larger than {} MiB; make it smaller", MAX_DOCUMENT >> 20);
+        Read::Failed(Failure { reason: Reason::PrefectRejected, message, since: now, workspace_wide: false })
     }
 
     pub(super) fn outage(&self, pass: &mut Pass, error: &Error, now: Timestamp) {

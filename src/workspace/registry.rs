@@ -74,6 +74,8 @@ pub struct Situation<'a> {
     pub stale_after: Duration,
     /// The ClusterPrefectWorkspace that it puts local secrets of its own over.
     pub parent: Option<&'a str>,
+    /// Whether it reads that one: not where the rules give its namespace nothing.
+    pub reads_parent: bool,
 }
 
 #[derive(Default)]
@@ -82,6 +84,8 @@ struct Inner {
     assigned: HashMap<Dependent, WorkspaceKey>,
     /// Who may read what of the ClusterPrefectWorkspaces.
     tenants: Tenants,
+    /// In which state each of these is now: part of the fingerprint of every session that reads it.
+    states: BTreeMap<String, String>,
     /// Never used twice, so that a session of another state is never taken for this one's.
     last_epoch: u64,
 }
@@ -111,10 +115,15 @@ impl Inner {
         };
         let Some(tenant) = Tenant::of(&workspace, namespace) else { return Some(Access::default()) };
         let access = self.tenants.access(&tenant)?;
-        Some(match parent {
-            Some(parent) => access.under(parent.own),
-            None => access,
-        })
+        let Some(parent) = parent else { return Some(access) };
+        // A session without the parent has nothing to say of what the rules give by now; another is on its way.
+        let is_behind = !parent.is_read && !access.is_nothing();
+        (!is_behind).then(|| access.under(parent.own))
+    }
+
+    /// Whether a session with this fingerprint would read a ClusterPrefectWorkspace in a state that is past.
+    fn is_past(&self, workspace: &str, fingerprint: &str) -> bool {
+        self.states.get(workspace).is_none_or(|state| !fingerprint.contains(state))
     }
 
     /// Has all who use a workspace ask only for what they may.
@@ -174,7 +183,7 @@ impl Inner {
     fn end_others(&mut self, workspace: &str, state: &str) {
         let others: Vec<WorkspaceKey> = self
             .ruled()
-            .filter(|(_, by, slot)| *by == workspace && !matches!(slot.state, State::Unknown))
+            .filter(|(_, by, slot)| *by == workspace && matches!(slot.state, State::Running(_)))
             .filter(|(_, _, slot)| !slot.fingerprint.contains(state))
             .map(|(key, ..)| key.clone())
             .collect();
@@ -200,9 +209,16 @@ impl Workspaces {
 
     /// Puts a workspace into a state.
     pub fn set(&self, key: &WorkspaceKey, situation: Situation<'_>, setup: Setup) {
-        let Situation { fingerprint, stale_after, parent } = situation;
+        let Situation { fingerprint, stale_after, parent, reads_parent } = situation;
+        let ruled_by = parent.or(key.is_cluster().then_some(key.name.as_str()));
         let (woken, children) = {
             let mut inner = self.lock();
+            // It was changed while this was gathered: its rules hold already, and are not for this state.
+            if matches!(setup, Setup::Usable { .. }) && ruled_by.is_some_and(|by| inner.is_past(by, fingerprint)) {
+                drop(inner);
+                self.wake.workspace(key);
+                return;
+            }
             let Inner { slots, last_epoch, .. } = &mut *inner;
             let slot = slots.entry(key.clone()).or_default();
             if let (Setup::Unusable(new), State::Unusable(old)) = (&setup, &slot.state)
@@ -228,7 +244,7 @@ impl Workspaces {
                 Setup::Unusable(_) => Arc::default(),
             };
             let is_limited = slot.parent.is_some() || parent.is_some();
-            slot.parent = parent.map(|name| Parent { name: name.to_owned(), own });
+            slot.parent = parent.map(|name| Parent { name: name.to_owned(), own, is_read: reads_parent });
             let is_usable = matches!(setup, Setup::Usable { .. });
             match setup {
                 Setup::Unusable(mut failure) => {
@@ -259,7 +275,10 @@ impl Workspaces {
                 let slot = inner.slots.get(key);
                 users.retain(|user| slot.is_some_and(|slot| !slot.snapshot.asks_for_more_than(user, 0)));
             }
-            (users, inner.children(key))
+            let children = inner.children(key);
+            // The rules changed while this was gathered.
+            let is_behind = parent.is_some() && is_usable && inner.access(key, &key.namespace).is_none();
+            (users, children.into_iter().chain(is_behind.then(|| key.clone())).collect::<Vec<_>>())
         };
         self.wake.gently(woken);
         children.iter().for_each(|child| self.wake.workspace(child));
@@ -284,11 +303,17 @@ impl Workspaces {
     /// The access rules of a ClusterPrefectWorkspace, and how the fingerprint of a session in its present state begins;
     /// `None` when it is gone.
     pub fn set_rules(&self, workspace: &str, rules: Option<(&[AccessRule], &str)>) {
-        if let Some((_, state)) = rules {
-            self.lock().end_others(workspace, state);
-        }
         let access = rules.map(|(access, _)| access);
-        self.change_tenants(|tenants, asking| tenants.set_rules(workspace, access, asking));
+        self.change_tenants(
+            |inner| match rules {
+                Some((_, state)) => {
+                    inner.states.insert(workspace.to_owned(), state.to_owned());
+                    inner.end_others(workspace, state);
+                }
+                None => drop(inner.states.remove(workspace)),
+            },
+            |tenants, asking| tenants.set_rules(workspace, access, asking),
+        );
     }
 
     /// The ClusterPrefectWorkspaces whose rules are known.
@@ -299,17 +324,22 @@ impl Workspaces {
 
     /// All namespaces there are, with their labels.
     pub fn set_namespaces(&self, namespaces: BTreeMap<String, Labels>) {
-        self.change_tenants(|tenants, asking| tenants.set_namespaces(namespaces, asking));
+        self.change_tenants(|_| {}, |tenants, asking| tenants.set_namespaces(namespaces, asking));
     }
 
     /// A namespace and its labels; `None` when it is gone.
     pub fn set_namespace(&self, namespace: &str, labels: Option<Labels>) {
-        self.change_tenants(|tenants, asking| tenants.set_namespace(namespace, labels, asking));
+        self.change_tenants(|_| {}, |tenants, asking| tenants.set_namespace(namespace, labels, asking));
     }
 
-    fn change_tenants(&self, change: impl FnOnce(&mut Tenants, Vec<Tenant>) -> Vec<Tenant>) {
+    fn change_tenants(
+        &self,
+        before: impl FnOnce(&mut Inner),
+        change: impl FnOnce(&mut Tenants, Vec<Tenant>) -> Vec<Tenant>,
+    ) {
         let (concerned, children) = {
             let mut inner = self.lock();
+            before(&mut inner);
             let asking = inner.asking();
             let changed = change(&mut inner.tenants, asking);
             let is_of = |(key, by, _): &(&WorkspaceKey, &str, &Slot)| {

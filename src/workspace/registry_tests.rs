@@ -66,7 +66,7 @@ fn usable() -> Setup {
 }
 
 fn situation<'a>(fingerprint: &'a str, parent: Option<&'a str>) -> Situation<'a> {
-    Situation { fingerprint, stale_after: Duration::ZERO, parent }
+    Situation { fingerprint, stale_after: Duration::ZERO, parent, reads_parent: parent.is_some() }
 }
 
 fn two_namespaces(workspaces: &Workspaces) {
@@ -149,7 +149,7 @@ async fn a_session_shows_that_it_lives_and_how_old_its_snapshot_is_until_it_is_g
     let key = WorkspaceKey::namespaced("flows", "default");
     let reader = Box::new(Reader::default());
     let interval = Duration::from_secs(600);
-    let situation = Situation { fingerprint: "1", stale_after: Duration::ZERO, parent: None };
+    let situation = situation("1", None);
     workspaces.set(&key, situation, Setup::Usable { reader, interval });
     // Longer than the loop may stand still, and much longer than it has anything to do.
     for _ in 0..100 {
@@ -163,4 +163,46 @@ async fn a_session_shows_that_it_lives_and_how_old_its_snapshot_is_until_it_is_g
     tokio::time::sleep(session::STALLED * 2).await;
     assert_eq!(pulses.stalled(), [], "what is gone is missed by nobody");
     assert_eq!(workspaces.states(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_gathered_of_a_state_that_is_past_starts_no_session() {
+    let (workspaces, woken) = registry();
+    let prod = WorkspaceKey::cluster("prod");
+    two_namespaces(&workspaces);
+    workspaces.set_rules("prod", Some((&rules(&["a"], &["*"]), "two")));
+    woken.take();
+    workspaces.set(&prod, situation("one 1", None), usable());
+    assert!(workspaces.states().is_empty());
+    assert_eq!(woken.take(), [prod.to_string()], "it is gathered anew");
+    workspaces.set(&prod, situation("two 1", None), usable());
+    assert_eq!(workspaces.states().len(), 1);
+    workspaces.set_rules("prod", None);
+    workspaces.remove(&prod);
+    workspaces.set(&prod, situation("two 1", None), usable());
+    assert!(workspaces.states().is_empty(), "it is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_without_its_parent_says_nothing_of_what_the_rules_give_by_now() {
+    let (workspaces, woken) = registry();
+    let child = WorkspaceKey::namespaced("b", "default");
+    two_namespaces(&workspaces);
+    workspaces.set_rules("prod", Some((&rules(&["a"], &["*"]), "one")));
+    let alone = Situation { reads_parent: false, ..situation("child under one", Some("prod")) };
+    workspaces.set(&child, alone, usable());
+    let mut object = asking("b", "x");
+    object.workspace = child.clone();
+    assert_eq!(told(&workspaces, &object), Some(Reason::NotAllowed));
+    woken.take();
+    workspaces.set_rules("prod", Some((&rules(&["a", "b"], &["*"]), "one")));
+    let woken_then = woken.take();
+    assert!(woken_then.contains(&child.to_string()) && woken_then.contains(&object.id.to_string()), "{woken_then:?}");
+    let seen = workspaces.observe(&object, &SyncStatus::default());
+    assert!(!seen.usable && seen.readings.is_empty(), "it waits for the session that reads the parent");
+    // Also where that came about while the other was gathered.
+    workspaces.set(&child, Situation { fingerprint: "child 2 under one", ..alone }, usable());
+    assert!(woken.take().contains(&child.to_string()));
+    workspaces.set(&child, situation("child over one", Some("prod")), usable());
+    assert!(workspaces.observe(&object, &SyncStatus::default()).usable);
 }

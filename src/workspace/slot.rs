@@ -29,6 +29,8 @@ pub(super) struct Parent {
     pub name: String,
     /// The names of those local secrets.
     pub own: Arc<BTreeSet<String>>,
+    /// Whether the session reads it.
+    pub is_read: bool,
 }
 
 /// One workspace.

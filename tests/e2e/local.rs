@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, object, prefect, psec};
+use crate::fixture::{SOON, World, object, passes, prefect, psec};
 use crate::support::python::prefect1;
 use crate::support::{Proxy, Scratch, eventually};
 
@@ -40,7 +40,8 @@ async fn a_local_name_that_no_block_can_have_goes_first_and_the_block_stands_in(
     prefect().await.set_secret(&both, json!("from prefect")).await;
     prefect().await.set_secret(&remote, json!("remote")).await;
     config(&world, "[context.secrets]\nMYSECRET = \"local\"\n").await;
-    let spec = json!({"api": {"url": prefect().await.url()}, "local": local(), "refreshInterval": "1s"});
+    let proxy = Proxy::start(prefect().await.url()).await;
+    let spec = json!({"api": {"url": proxy.url()}, "local": local(), "refreshInterval": "1s"});
     world.workspace_spec("default", &spec.to_string()).await;
     let reading =
         |key: &str, name: &str, local: &str| json!({"secretKey": key, "remoteRef": {"key": name, "localKey": local}});
@@ -57,6 +58,24 @@ async fn a_local_name_that_no_block_can_have_goes_first_and_the_block_stands_in(
     assert_eq!(sources(&world, "etl").await["REMOTE"], "Api");
     prefect().await.set_secret(&remote, json!("changed")).await;
     world.eventually_secret("etl", &[("BOTH", "local"), ("PLAIN", "from prefect"), ("REMOTE", "changed")]).await;
+    // A name that is known to be missing is asked for anew, once, when another entry has it with a local name.
+    let missing = world.name("missing");
+    let optional = |mut entry: Value| {
+        entry["optional"] = json!(true);
+        entry
+    };
+    let plain = optional(entry("PLAIN", &missing));
+    world.apply(&psec("missing", json!({"data": [plain]}))).await;
+    world.eventually_reason("PrefectSecret", "missing", "Synced").await;
+    let both = json!([plain, optional(reading("ALIAS", &missing, "NOT_THERE"))]);
+    // Two answers confirm it.
+    passes(&proxy, 3).await;
+    world.apply(&psec("missing", json!({"data": both}))).await;
+    eventually("both to be absent", SOON, async || match sources(&world, "missing").await.len() {
+        2 => Ok(()),
+        count => Err(count.to_string()),
+    })
+    .await;
     world.apply(&psec("none", json!({"data": [reading("A", "no-such-block", "NOT_THERE")]}))).await;
     let message = world.eventually_message("PrefectSecret", "none", "KeyNotFound").await;
     assert!(message.starts_with("no secret block \"no-such-block\" in workspace default;"), "{message}");

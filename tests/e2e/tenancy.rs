@@ -80,6 +80,22 @@ async fn each_namespace_reads_what_the_rules_give_it_and_what_is_refused_looks_t
     assert_eq!(told(&ours, "peek", &hidden).await, told(&ours, "guess", &nothing).await);
     assert_eq!(ours.ready("ClusterPrefectWorkspace", workspace).await.unwrap().reason, "Connected");
 
+    // What is wrong with one key says nothing of where the platform's Prefect and its credentials are.
+    let broken = ours.name("broken");
+    prefect.set_secret(&broken, json!("3")).await;
+    proxy.set(Mode::AnswerWhere(broken.clone(), 403, r#"{"detail":"Forbidden"}"#.into()));
+    ours.apply(&through(workspace, "broken", &[("K", &broken)])).await;
+    let message = ours.eventually_message("PrefectSecret", "broken", "CredentialsRefused").await;
+    assert!(
+        message.starts_with(&format!(
+            "secret block {broken:?} can't be read through ClusterPrefectWorkspace {workspace:?} (CredentialsRefused);"
+        )),
+        "{message}"
+    );
+    assert!(!message.contains(&proxy.host()), "{message}");
+
+    prefect.delete_block("secret", &broken).await;
+
     // What find finds is what each may read, and there is nothing else to it.
     proxy.set(Mode::Pass);
     let find = |regexp: &str| {
@@ -134,6 +150,17 @@ async fn a_namespaces_labels_and_the_rules_take_effect_at_once_and_take_nothing_
     world.eventually_reason("PrefectSecret", "etl", "Synced").await;
     assert_eq!(world.version("Secret", "etl").await, version);
 
+    // Also what find finds, for one who comes later and may read something else.
+    let found = |name: &str| {
+        let workspace = json!({"kind": "ClusterPrefectWorkspace", "name": workspace});
+        psec(
+            name,
+            json!({"workspaceRef": workspace, "dataFrom": [{"find": {"name": {"regexp": format!("^{workspace}", workspace = world.namespace)}}}]}),
+        )
+    };
+    world.apply(&found("found")).await;
+    world.eventually_secret("found", &[(&first, "1")]).await;
+
     // Other rules are no other state of the session: what is known stays known.
     let asked = |proxy: &Proxy| proxy.requests().iter().filter(|request| request.ends_with("/filter")).count();
     world.apply(&through(workspace, "more", &[("K", &second)])).await;
@@ -142,6 +169,7 @@ async fn a_namespaces_labels_and_the_rules_take_effect_at_once_and_take_nothing_
     let selector = json!({"matchLabels": {"test": workspace}});
     set_access(&world, json!([{"namespaceSelector": selector, "keys": ["{namespace}-*"]}])).await;
     world.eventually_secret("more", &[("K", "2")]).await;
+    world.eventually_secret("found", &[(&first, "1"), (&second, "2")]).await;
     assert_eq!(asked(&proxy), before + 1, "the new key only");
     set_access(&world, json!([{"namespaceSelector": selector, "keys": ["*"], "blockTypes": ["aws-credentials"]}]))
         .await;

@@ -31,6 +31,7 @@ pub fn bad_access() -> Vec<Case> {
     let invalid = |field: &str, words: &str| one(&format!("spec.{field}: Invalid value: {words}"));
     let whole_names = "namespaces are whole names, without wildcards; namespaceSelector selects by label";
     let placeholder = "keys are names with * for any text and {namespace} for the asking namespace's name; there is no other placeholder";
+    let both = "in keys * stands before {namespace} or after it, not both: anybody's name may be somewhere in a name";
     let types = "blockTypes are whole names as in the type's address, such as aws-credentials";
     let values = "In and NotIn need values; Exists and DoesNotExist take none";
     let brings = "spec.parent brings its own Prefect: leave spec.api, spec.prefect1 and spec.rateLimit out";
@@ -60,6 +61,7 @@ pub fn bad_access() -> Vec<Case> {
         (access(json!({"namespaces": ["a"], "keys": []})), least("access[0].keys")),
         (access(json!({"namespaces": ["a"], "keys": ["{team}-*"]})), invalid("access[0].keys", placeholder)),
         (access(json!({"namespaces": ["a"], "keys": ["{namespace-*"]})), invalid("access[0].keys", placeholder)),
+        (access(json!({"namespaces": ["a"], "keys": ["*-{namespace}-*"]})), invalid("access[0].keys", both)),
         (access(json!({"namespaces": ["a"], "keys": ["a"], "blockTypes": []})), least("access[0].blockTypes")),
         (
             access(json!({"namespaces": ["a"], "keys": ["a"], "blockTypes": ["aws-*"]})),
@@ -100,7 +102,7 @@ pub fn bad_access() -> Vec<Case> {
 }
 
 pub fn good_access() -> Vec<(&'static str, Value)> {
-    let rule = json!({"namespaceSelector": {"matchLabels": {"a": "b"}}, "keys": ["{namespace}-*", "*", "a*{namespace}*b"], "blockTypes": ["secret"], "variables": true});
+    let rule = json!({"namespaceSelector": {"matchLabels": {"a": "b"}}, "keys": ["{namespace}-*", "*", "a-{namespace}*b", "*-{namespace}"], "blockTypes": ["secret"], "variables": true});
     vec![
         cluster(
             json!({"api": {"url": "http://prefect/api"}, "access": (0..128).map(|_| rule.clone()).collect::<Vec<_>>()}),
