@@ -9,7 +9,8 @@
 //! - `session` is the loop that decides when to read, and merges what came back; what it decides by is in
 //!   [`sync::schedule`](crate::sync::schedule) and [`sync::snapshot`](crate::sync::snapshot).
 //! - `pass` reads one portion of the keys, `listing` what `find` looks for, `prefect1` what Prefect 1 has; `stream` listens to Prefect's events.
-//! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them.
+//! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them; `ruled` sees to it that
+//!   they ask only for what they may.
 //! - [`failure`] puts Prefect's errors into the words of conditions.
 //!
 //! **Invariants.** Readings are never shared between workspace objects. A session belongs to one workspace in one
@@ -22,6 +23,7 @@ mod pass;
 mod prefect1;
 pub mod reader;
 mod registry;
+mod ruled;
 mod session;
 mod slot;
 mod stream;

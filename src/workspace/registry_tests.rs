@@ -1,8 +1,9 @@
 use std::sync::Mutex as StdMutex;
 
 use super::*;
-use crate::api::{PrefectKV, SyncStatus};
+use crate::api::{AccessRule, PrefectKV, SyncStatus};
 use crate::sync::Reason;
+use crate::sync::access::Labels;
 
 /// Remembers whom it was to wake.
 #[derive(Default)]
