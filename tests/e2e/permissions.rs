@@ -154,6 +154,8 @@ async fn the_admission_policy_binds_the_operators_own_account() {
     refused(ours.create(&parameters, &bootstrap).await, "gives power over the cluster");
     let steers = own(json!({"control-plane.alpha.kubernetes.io/leader": "x"}));
     refused(ours.create(&parameters, &secret("steers", label.clone(), steers, "Opaque")).await, "steer controllers");
+    let argo = json!({"prefect-sync.dev/owned-by": "PrefectSecret", "argocd.argoproj.io/secret-type": "cluster"});
+    refused(ours.create(&parameters, &secret("argo", argo, owner.clone(), "Opaque")).await, "steer controllers");
     ours.create(&parameters, &secret("mine", label.clone(), owner.clone(), "Opaque")).await.unwrap();
     // What is others' stays theirs, but where it accepts us.
     theirs.create(&parameters, &secret("foreign", json!({}), json!({}), "Opaque")).await.unwrap();
