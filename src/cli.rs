@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::telemetry::LogFormat;
 
@@ -31,11 +32,43 @@ pub enum Command {
     /// Show what objects in files would become, without a cluster: keys, where they come from, sizes. Values only
     /// when asked for. Exits with 1 when an entry can't be resolved.
     Render(RenderArgs),
+    /// Check whether the workspaces of objects in files can be read, and whether each entry exists. No value is printed.
+    /// Exits with 1 when something is wrong.
+    Check(Files),
     /// Run a command with the environment that a pod would get from objects in files: their keys are environment
     /// variables, as with envFrom. Nothing is written to disk.
     Exec(ExecArgs),
     /// Print the custom resource definitions, to apply with kubectl.
     Crds(CrdsArgs),
+    /// Edit the base job template of a Kubernetes work pool, from standard input to standard output, so that flow pods
+    /// get what was synced: as the job variables env_from and image_pull_secrets, which deployments may set otherwise.
+    /// Apply it with: prefect work-pool update NAME --base-job-template FILE.
+    JobTemplate(JobTemplateArgs),
+    /// Print what completes this program's commands and flags in a shell, such as: source <(prefect-sync completions bash).
+    Completions(CompletionsArgs),
+}
+
+/// Flags of `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Flags of `job-template`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct JobTemplateArgs {
+    /// A Secret whose keys are environment variables of the flow. Repeat for more; where two have the same key, the later
+    /// one wins.
+    #[arg(long, env = "PREFECT_SYNC_ENV_FROM_SECRET", value_delimiter = ',', value_name = "NAME")]
+    pub env_from_secret: Vec<String>,
+    /// A ConfigMap whose keys are environment variables of the flow, later than those of Secrets. Repeat for more.
+    #[arg(long, env = "PREFECT_SYNC_ENV_FROM_CONFIGMAP", value_delimiter = ',', value_name = "NAME")]
+    pub env_from_configmap: Vec<String>,
+    /// A Secret to pull the flow's image with. Repeat for more.
+    #[arg(long, env = "PREFECT_SYNC_IMAGE_PULL_SECRET", value_delimiter = ',', value_name = "NAME")]
+    pub image_pull_secret: Vec<String>,
 }
 
 /// Flags of `run`.
@@ -56,7 +89,7 @@ pub struct RunArgs {
 /// The files of commands that need no cluster.
 #[derive(Args, Debug)]
 pub struct Files {
-    /// Files with PrefectSecrets and PrefectKVs, and if you like the PrefectWorkspace, Secrets and ConfigMaps that
+    /// Files with PrefectSecrets and PrefectKVs, and if you like the workspaces, Namespaces, Secrets and ConfigMaps that
     /// they use; - is standard input. Repeat for more. A workspace that no file has is taken from PREFECT_API_URL,
     /// PREFECT_API_KEY and PREFECT_API_AUTH_STRING, else from the active profile, as Prefect itself does.
     #[arg(

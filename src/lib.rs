@@ -24,7 +24,8 @@
 //! | [`prefect`] | speaks to Prefect: REST, Prefect 1's GraphQL, events, errors, auth, request budget, `config.toml`, profiles |
 //! | [`workspace`] | one session per workspace: reads, refreshes, listens to events |
 //! | [`controllers`] | the Kubernetes side: watches, gather → plan → apply → status |
-//! | [`offline`], [`render`], [`exec`] | the same pipeline for files, without a cluster |
+//! | [`offline`], [`render`], [`check`], [`exec`] | the same pipeline for files, without a cluster |
+//! | [`job_template`] | edits a work pool's base job template |
 //! | [`telemetry`] | logs and health |
 //! | [`cli`] | flags |
 //!
@@ -54,9 +55,11 @@
 //! - When nothing changes nothing is written.
 
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod controllers;
 pub mod exec;
+pub mod job_template;
 pub mod offline;
 pub mod prefect;
 pub mod render;

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use prefect_sync::cli::{Cli, Command, CrdsArgs, RunArgs};
 use prefect_sync::controllers::{self, Options};
 use prefect_sync::prefect::Budgets;
-use prefect_sync::{api, exec, render, telemetry};
+use prefect_sync::{api, check, exec, job_template, render, telemetry};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -22,8 +22,14 @@ async fn main() -> ExitCode {
         match cli.command {
             Command::Run(args) => run(args).await.map(|()| ExitCode::SUCCESS),
             Command::Render(args) => render::render(&args).await,
+            Command::Check(files) => check::check(&files).await,
             Command::Exec(args) => exec::exec(&args).await.map(|never| match never {}),
             Command::Crds(args) => crds(&args).map(|()| ExitCode::SUCCESS),
+            Command::Completions(args) => {
+                clap_complete::generate(args.shell, &mut Cli::command(), "prefect-sync", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::JobTemplate(args) => job_template::job_template(&args).map(|()| ExitCode::SUCCESS),
         }
     };
     match done.await {

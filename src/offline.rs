@@ -44,11 +44,27 @@ pub struct Outcome {
     pub plan: Plan,
 }
 
+/// What was found out about objects in files.
+pub struct Found {
+    /// Each workspace that they use: the version that its server says it is, or why it can't be read.
+    pub workspaces: Vec<(WorkspaceKey, Result<Option<String>, Failure>)>,
+    /// What the objects would become, in the order of the files.
+    pub outcomes: Vec<Outcome>,
+}
+
 /// What the objects in the files would become, in the order of the files.
 ///
 /// # Errors
 /// When the files can't be read, or no workspace is to be found.
 pub async fn outcomes(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Outcome>> {
+    Ok(read(paths).await?.outcomes)
+}
+
+/// The same, with what their workspaces say.
+///
+/// # Errors
+/// When the files can't be read, or no workspace is to be found.
+pub async fn read(paths: &[impl AsRef<Path>]) -> anyhow::Result<Found> {
     let files = Files::read(paths)?;
     ensure!(!files.objects.is_empty(), "no PrefectSecret and no PrefectKV in the files given with -f");
     let mut tenants = files.tenants();
@@ -67,7 +83,12 @@ pub async fn outcomes(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Outcome>
         let plan = readings.get(&object.workspace).unwrap_or(&nothing).plan(object, now);
         Outcome { object: object.clone(), plan }
     };
-    Ok(files.objects.iter().map(outcome).collect())
+    let outcomes = files.objects.iter().map(outcome).collect();
+    let checked = |readings: Readings| match readings.outage {
+        Some(failure) => Err(failure),
+        None => Ok(readings.version),
+    };
+    Ok(Found { outcomes, workspaces: readings.into_iter().map(|(key, readings)| (key, checked(readings))).collect() })
 }
 
 impl Outcome {
@@ -113,6 +134,7 @@ struct Files {
 #[derive(Default)]
 struct Readings {
     outage: Option<Failure>,
+    version: Option<String>,
     snapshot: Snapshot,
     /// Keys that an object may not read.
     refused: BTreeMap<Dependent, Vec<(RemoteKey, Reading)>>,
@@ -271,9 +293,10 @@ impl Files {
             Setup::Usable { reader, .. } => reader,
             Setup::Unusable(failure) => return Ok(Readings { outage: Some(failure), ..Readings::default() }),
         };
-        if let Err(failure) = reader.check(now).await {
-            return Ok(Readings { outage: Some(failure), ..Readings::default() });
-        }
+        let version = match reader.check(now).await {
+            Ok(version) => version,
+            Err(failure) => return Ok(Readings { outage: Some(failure), ..Readings::default() }),
+        };
         let mut snapshot = Snapshot::default();
         let mut refused = BTreeMap::new();
         for object in objects {
@@ -293,7 +316,7 @@ impl Files {
         let explained = reader.explain(&snapshot.unexplained(&reads)).await;
         let times = Times { asked: now, answered: now, at: Duration::ZERO };
         snapshot.merge(&Numbers::only(pass), reads, explained, times, Duration::ZERO);
-        Ok(Readings { outage, snapshot, refused })
+        Ok(Readings { outage, version, snapshot, refused })
     }
 }
 

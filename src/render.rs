@@ -12,15 +12,6 @@ use crate::controllers::kind::TargetKind as _;
 use crate::offline::{Outcome, outcomes};
 use crate::sync::{Kind, Manifest};
 
-/// One line of the table.
-struct Row {
-    object: String,
-    key: String,
-    source: String,
-    size: String,
-    state: String,
-}
-
 /// Renders. The exit code is 1 when an entry could not be resolved.
 ///
 /// # Errors
@@ -31,7 +22,10 @@ pub async fn render(args: &RenderArgs) -> anyhow::Result<ExitCode> {
     }
     let outcomes = outcomes(&args.files.files).await?;
     match args.output {
-        Output::Table => print_table(&outcomes.iter().flat_map(rows).collect::<Vec<_>>()),
+        Output::Table => {
+            let rows: Vec<_> = outcomes.iter().flat_map(rows).collect();
+            print_table(["OBJECT", "KEY", "SOURCE", "SIZE", "STATE"], &rows);
+        }
         Output::Yaml => {
             for outcome in &outcomes {
                 if let Some(manifest) = outcome.manifest() {
@@ -47,37 +41,29 @@ pub async fn render(args: &RenderArgs) -> anyhow::Result<ExitCode> {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The entries, and what a format or templates make of them.
-fn rows(outcome: &Outcome) -> Vec<Row> {
+/// The entries, and what a format or templates make of them: object, key, source, size, state.
+pub(crate) fn rows(outcome: &Outcome) -> Vec<[String; 5]> {
     let object = format!("{}/{}", outcome.object.id.kind.as_str(), outcome.object.id.name);
     let size = |key: &str| {
         let value = outcome.manifest().and_then(|manifest| manifest.data.get(key));
         value.map_or_else(|| "-".to_owned(), |value| format!("{} B", value.len()))
     };
     let entries = &outcome.plan.status.entries;
-    let mut rows: Vec<Row> = entries
+    let mut rows: Vec<[String; 5]> = entries
         .iter()
-        .map(|entry| Row {
-            object: object.clone(),
-            key: entry.key.clone(),
-            source: entry.source.map_or_else(|| "-".to_owned(), |source| format!("{source:?}")),
-            size: size(&entry.key),
+        .map(|entry| {
             // Nothing is written here: an entry that only waits for the others is fine.
-            state: match entry.state {
+            let state = match entry.state {
                 EntryState::Pending => "Resolved".to_owned(),
                 state => entry.reason.clone().unwrap_or_else(|| format!("{state:?}")),
-            },
+            };
+            let source = entry.source.map_or_else(|| "-".to_owned(), |source| format!("{source:?}"));
+            [object.clone(), entry.key.clone(), source, size(&entry.key), state]
         })
         .collect();
     let made = outcome.manifest().into_iter().flat_map(|manifest| manifest.data.keys());
     let made = made.filter(|key| !entries.iter().any(|entry| entry.key == **key));
-    rows.extend(made.map(|key| Row {
-        object: object.clone(),
-        key: key.clone(),
-        source: "-".to_owned(),
-        size: size(key),
-        state: "Made".to_owned(),
-    }));
+    rows.extend(made.map(|key| [object.clone(), key.clone(), "-".to_owned(), size(key), "Made".to_owned()]));
     rows
 }
 
@@ -92,27 +78,18 @@ fn to_yaml(kind: Kind, manifest: &Manifest) -> anyhow::Result<String> {
     })
 }
 
-fn print_table(rows: &[Row]) {
-    let header = Row {
-        object: "OBJECT".into(),
-        key: "KEY".into(),
-        source: "SOURCE".into(),
-        size: "SIZE".into(),
-        state: "STATE".into(),
-    };
-    let all: Vec<[&str; 5]> = std::iter::once(&header)
-        .chain(rows)
-        .map(|row| [row.object.as_str(), &row.key, &row.source, &row.size, &row.state])
-        .collect();
+/// Prints a table whose columns are as wide as what is in them; sizes stand to the right.
+pub(crate) fn print_table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
+    let all: Vec<[&str; N]> =
+        std::iter::once(header).chain(rows.iter().map(|row| row.each_ref().map(String::as_str))).collect();
     let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..4).map(width).collect();
-    for [object, key, source, size, state] in &all {
-        println!(
-            "{object:<a$}   {key:<b$}   {source:<c$}   {size:>d$}   {state}",
-            a = widths[0],
-            b = widths[1],
-            c = widths[2],
-            d = widths[3]
-        );
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in &all {
+        let cells = row.iter().enumerate().map(|(column, cell)| match header[column] {
+            "SIZE" => format!("{cell:>width$}", width = widths[column]),
+            _ if column + 1 == N => (*cell).to_owned(),
+            _ => format!("{cell:<width$}", width = widths[column]),
+        });
+        println!("{}", cells.collect::<Vec<_>>().join("   "));
     }
 }
