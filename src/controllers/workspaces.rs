@@ -29,8 +29,8 @@ use crate::api::{
 };
 use crate::sync::object::{DEFAULT_WORKSPACE, WorkspaceKey};
 use crate::sync::suggest::cluster_trouble;
-use crate::sync::workspace::workspace_status;
-use crate::sync::{Failure, PlannedEvent, Reason};
+use crate::sync::workspace::{in_public, workspace_status};
+use crate::sync::{Failure, Reason};
 use crate::workspace::{Setup, Situation, Workspaces};
 
 const CONCURRENCY: u16 = 8;
@@ -274,17 +274,8 @@ async fn reconcile_workspace<K: WorkspaceResource>(
     let (after, event) = workspace_status(&previous, generation, api_url.as_deref(), &health, interval, now);
     if after != previous {
         status::write::<K, _>(&context.client, workspace.meta(), &after).await?;
-        // Events of what has no namespace stand in `default`, where others read.
-        let event = event.map(|event| match key.is_cluster() {
-            true => PlannedEvent { note: cluster_trouble(&key.name, event.reason), ..event },
-            false => event,
-        });
-        context
-            .publish(
-                event.filter(|event| event.warning || !key.is_cluster()).into_iter().collect(),
-                &workspace.object_ref(&()),
-            )
-            .await;
+        let event = event.and_then(|event| if key.is_cluster() { in_public(event, &key.name) } else { Some(event) });
+        context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
     }
     Ok(Action::requeue(if usable { USABLE_RETRY } else { UNUSABLE_RETRY }))
 }

@@ -92,8 +92,8 @@ impl Rules {
     }
 
     /// What one pattern gives a namespace: not what it would give to others of longer names, as `{namespace}-*` does where
-    /// there are `data` and `data-science`; nor what it would give to one of a name as long. Whether those may read it is no matter: what is taken from one namespace must
-    /// not fall to another.
+    /// there are `data` and `data-science`; nor what it would give to one of a name as long. Whether those may read it is
+    /// no matter: what is taken from one namespace must not fall to another.
     fn claim(&self, key: &str, namespace: &str, namespaces: &BTreeMap<String, Labels>) -> Claim {
         let pattern = expand(key, namespace);
         let mut closer = Vec::new();
@@ -313,12 +313,6 @@ impl Tenants {
         let access = self.resolve(tenant)?;
         self.known.insert(tenant.clone(), access.clone());
         Some(access)
-    }
-
-    /// Whether the namespaces have been listed.
-    #[must_use]
-    pub fn has_namespaces(&self) -> bool {
-        self.namespaces.is_some()
     }
 
     fn resolve(&self, Tenant { workspace, namespace }: &Tenant) -> Option<Access> {

@@ -98,3 +98,15 @@ fn where_cluster_workspaces_are_off_or_missing_the_object_says_so() {
     let expected = "no PrefectWorkspace \"default\" in \"flows\" and no ClusterPrefectWorkspace \"default\"; create one or set spec.workspaceRef.";
     assert!(neither.starts_with(expected), "{neither}");
 }
+
+#[test]
+fn an_event_that_others_may_read_says_the_reason_only() {
+    let event =
+        |warning| PlannedEvent { warning, reason: Reason::CredentialsRefused, note: "Secret platform/key".into() };
+    let told = crate::sync::workspace::in_public(event(true), "prod").unwrap();
+    assert_eq!(
+        told.note,
+        r#"ClusterPrefectWorkspace "prod" can't be read (CredentialsRefused); its own status tells those who run it why"#
+    );
+    assert_eq!(crate::sync::workspace::in_public(event(false), "prod"), None, "that all is well is no news to them");
+}

@@ -3,6 +3,7 @@
 use super::absence::Census;
 use super::conditions::{self, Verdict};
 use super::reading::Failure;
+use super::suggest::cluster_trouble;
 use super::{PlannedEvent, Reason, Timestamp};
 use crate::api::{EventsStatus, WorkspaceStatus};
 use std::time::Duration;
@@ -23,6 +24,14 @@ pub enum Health {
     },
     /// It can't be read.
     Failing(Failure),
+}
+
+/// Of the Event of a ClusterPrefectWorkspace what others may read: having no namespace, it stands in `default`. Only that it
+/// fails, and why in a word.
+#[must_use]
+pub fn in_public(event: PlannedEvent, name: &str) -> Option<PlannedEvent> {
+    let note = cluster_trouble(name, event.reason);
+    event.warning.then_some(PlannedEvent { note, ..event })
 }
 
 /// The status that `health` asks for, and the Event of a transition. `api_url` is the address as it is used;

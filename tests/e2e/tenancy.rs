@@ -230,6 +230,7 @@ async fn without_a_reference_the_namespaces_default_is_read_or_else_the_clusters
     let both = json!({"SHARED": "of the cluster", "ONLY": "1"});
     eventually_held("etl", both.clone()).await;
     eventually_held("optional", both.clone()).await;
+    world.eventually_reason("PrefectKV", "etl", "Synced").await;
     assert_eq!(workspace_of().await, "ClusterPrefectWorkspace");
 
     // One of its own goes first. What it lacks stays for at least two of its reads.
@@ -240,10 +241,16 @@ async fn without_a_reference_the_namespaces_default_is_read_or_else_the_clusters
     }
     world.eventually_reason("PrefectKV", "etl", "KeyNotFound").await;
     assert_eq!(workspace_of().await, "PrefectWorkspace");
-    let events = world.events("PrefectKV", "etl").await;
     let note = "PrefectWorkspace \"default\" is read now, and no longer ClusterPrefectWorkspace \"default\"; what it lacks is removed only once it confirms that";
     let switched = ("Normal".to_owned(), "WorkspaceChanged".to_owned(), note.to_owned());
-    assert_eq!(events.iter().filter(|event| **event == switched).count(), 1, "{events:?}");
+    eventually("one Event of the switch", SOON, async || {
+        let events = world.events("PrefectKV", "etl").await;
+        match events.iter().filter(|event| **event == switched).count() {
+            1 => Ok(()),
+            _ => Err(format!("{events:?}")),
+        }
+    })
+    .await;
     eventually_held("optional", json!({"SHARED": "of the namespace"})).await;
 
     // And back again.
