@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real parts that the tests and the demo run against, into target/tools and nowhere else:
-#   bin/      etcd, kube-apiserver, kube-controller-manager, kubectl, built from tests/controlplane
+#   bin/      etcd, kubectl and Kubernetes' own programs, built from tests/controlplane; helm, coredns and promtool from
+#             tests/tools
 #   prefect3/ prefect2/ prefect1/  virtual environments with the pins of tests/prefect
 #   prefect3.db          a migrated, empty Prefect database; service-account.key
 # Does nothing when all is there; a changed pin rebuilds what depends on it. Each part is made beside its place and
@@ -60,56 +61,69 @@ step() {
     echo "tools:   done in $((SECONDS - start)) s"
 }
 
-# --- The control plane ------------------------------------------------------------------------------------------------
-module=tests/controlplane
-kubernetes=$(sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|p' "$module/go.mod" | head -n1)
+# --- What is built from Go modules --------------------------------------------------------------------------------------
+kubernetes=$(sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|p' tests/controlplane/go.mod | head -n1)
 minor=${kubernetes#v1.} minor=${minor%%.*}
-stamp=$module-$(hash_of "$module/go.mod" "$module/go.sum")
+# Without the stamped version the servers would call themselves v0.0.0-master and clients would refuse them.
+versions="-X k8s.io/component-base/version.gitVersion=$kubernetes"
+versions+=" -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=$minor"
 declare -A package=(
     [etcd]=go.etcd.io/etcd/server/v3
-    [kube-apiserver]=k8s.io/kubernetes/cmd/kube-apiserver
-    [kube-controller-manager]=k8s.io/kubernetes/cmd/kube-controller-manager
-    [kubectl]=k8s.io/kubernetes/cmd/kubectl
+    [helm]=helm.sh/helm/v4/cmd/helm
+    [promtool]=github.com/prometheus/prometheus/cmd/promtool
+    [coredns]=.
 )
-wanted=(kube-controller-manager kubectl)
-if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
-    for name in etcd kube-apiserver; do
-        [ -x "$KUBEBUILDER_ASSETS/$name" ] ||
-            fail "KUBEBUILDER_ASSETS is set, but $KUBEBUILDER_ASSETS/$name is no program: put one there, or unset it"
-    done
-else
-    wanted+=(etcd kube-apiserver)
-fi
-build=()
-for name in "${wanted[@]}"; do
-    [ -x "$tools/bin/$name" ] && [ "$(cat "$tools/bin/.$name.stamp" 2>/dev/null)" = "$stamp" ] || build+=("$name")
+for name in kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
+    package[$name]=k8s.io/kubernetes/cmd/$name
 done
 
-build_control_plane() {
-    local new=$1 name
-    local set="-X k8s.io/component-base/version"
-    for name in "${build[@]}"; do
-        # One at a time: two of these links at once need more memory than small machines have. Without the stamped
-        # version the server would call itself v0.0.0-master and clients would refuse to work with it.
+build_from() {
+    local module=$1 new=$2 name
+    shift 2
+    for name in "$@"; do
+        # One at a time: two of these links at once need more memory than small machines have.
         (cd "$module" && GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0 go build -v -trimpath -o "$new/$name" \
-            -ldflags "-s -w $set.gitVersion=$kubernetes $set.gitMajor=1 $set.gitMinor=$minor" "${package[$name]}")
+            -ldflags "-s -w $versions" "${package[$name]}")
     done
 }
-if [ ${#build[@]} -gt 0 ]; then
+# Builds those of the named programs that are missing, or older than the module's pins.
+programs() {
+    local module=$1 minutes=$2 name stamp files build=() new=$tools/.new-bin
+    shift 2
+    mapfile -t files < <(find "$module" -type f | sort)
+    stamp=$module-$(hash_of "${files[@]}")
+    for name in "$@"; do
+        [ -x "$tools/bin/$name" ] && [ "$(cat "$tools/bin/.$name.stamp" 2>/dev/null)" = "$stamp" ] || build+=("$name")
+    done
+    [ ${#build[@]} -gt 0 ] || return 0
+    local want have
     want=$(sed -n 's/^go \(.*\)/\1/p' "$module/go.mod")
     need go "install Go $want or later"
     have=$(cd / && GOTOOLCHAIN=local go env GOVERSION) have=${have#go}
     at_least "$have" "$want" || fail "Go $want or later is needed, go is $have"
-    new=$tools/.new-bin
     mkdir "$new"
-    step "building ${build[*]} ($kubernetes); the first time this takes about 4 minutes" build_control_plane "$new"
+    step "building ${build[*]}; the first time this takes about $minutes" build_from "$module" "$new" "${build[@]}"
     for name in "${build[@]}"; do
         rm -f "$tools/bin/.$name.stamp"
         mv -f "$new/$name" "$tools/bin/$name"
         echo "$stamp" >"$tools/bin/.$name.stamp"
     done
     rm -rf "$new"
+}
+
+kube=(kube-controller-manager kube-proxy kube-scheduler kubectl kubelet)
+if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+    for name in etcd kube-apiserver; do
+        [ -x "$KUBEBUILDER_ASSETS/$name" ] ||
+            fail "KUBEBUILDER_ASSETS is set, but $KUBEBUILDER_ASSETS/$name is no program: put one there, or unset it"
+    done
+else
+    kube+=(etcd kube-apiserver)
 fi
+programs tests/controlplane "5 minutes" "${kube[@]}"
+programs tests/tools/helm "2 minutes" helm
+programs tests/tools/coredns "a minute" coredns
+programs tests/tools/promtool "3 minutes" promtool
 
 # --- Prefect ----------------------------------------------------------------------------------------------------------
 # The pins were resolved with Python 3.11: some need it, and Prefect 1 does not know later ones.

@@ -93,8 +93,15 @@ async fn the_stand_in_is_what_the_real_client_takes_it_for_and_we_ask_as_it_does
     for request in ours {
         assert!(asked_by_it.contains(&request), "it never asks {request}");
     }
-    let status = world.get("PrefectWorkspace", "default").await["status"].clone();
-    assert_eq!((&status["serverVersion"], &status["events"]["mode"]), (&json!("1"), &json!("Polling")), "{status}");
+    // The workspace's status is written beside the object's.
+    eventually("the workspace says that it polls a Prefect 1", SOON, async || {
+        let status = world.get("PrefectWorkspace", "default").await["status"].clone();
+        match (&status["serverVersion"], &status["events"]["mode"]) == (&json!("1"), &json!("Polling")) {
+            true => Ok(()),
+            false => Err(status.to_string()),
+        }
+    })
+    .await;
     assert!(!world.log().contains("canary"));
 }
 
