@@ -3,6 +3,7 @@
 #   bin/      etcd, kubectl and Kubernetes' own programs, built from tests/controlplane; helm, coredns and promtool from
 #             tests/tools
 #   prefect3/ prefect2/ prefect1/  virtual environments with the pins of tests/prefect
+#   previous/            the operator and CRDs of the version before, named in tests/upgrade/previous
 #   prefect3.db          a migrated, empty Prefect database; service-account.key
 # Does nothing when all is there; a changed pin rebuilds what depends on it. Each part is made beside its place and
 # renamed into it, so an interrupted run leaves no half of anything.
@@ -163,6 +164,30 @@ for name in prefect3 prefect2 prefect1; do
         mv "$new" "$tools/$name"
     fi
 done
+
+# --- The previous version ---------------------------------------------------------------------------------------------
+# The operator and the CRDs that tests upgrade from and go back to. Where there is a release it is the last one.
+previous=$(cat tests/upgrade/previous)
+build_previous() {
+    local new=$1
+    mkdir -p "$new/source"
+    git archive "$previous" | tar -x -C "$new/source"
+    mv "$new/source/crds" "$new/crds"
+    # In our own target folder, where its dependencies are built anyway. Ours takes its place again when it is built.
+    (cd "$new/source" && cargo build --locked --bin prefect-sync --target-dir "$root/target")
+    cp "$root/target/debug/prefect-sync" "$new/prefect-sync"
+    rm -rf "$new/source"
+}
+if ! { [ -x "$tools/previous/prefect-sync" ] && [ "$(cat "$tools/previous/.stamp" 2>/dev/null)" = "$previous" ]; }; then
+    need git "install git"
+    git cat-file -e "$previous^{commit}" 2>/dev/null ||
+        fail "the previous version (commit $previous) is not in this clone: run 'git fetch --unshallow', or clone all of it"
+    new=$tools/.new-previous
+    step "building the previous version of prefect-sync; the first time about 3 minutes" build_previous "$new"
+    echo "$previous" >"$new/.stamp"
+    rm -rf "$tools/previous"
+    mv "$new" "$tools/previous"
+fi
 
 prefect3_python() { # Sees no settings of whoever runs this.
     env -i PATH="$PATH" HOME="$tools/.new-home" PREFECT_HOME="$tools/.new-home" DO_NOT_TRACK=1 \

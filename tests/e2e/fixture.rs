@@ -155,6 +155,11 @@ impl World {
         namespaces.patch(&self.namespace, &PatchParams::default(), &patch).await.expect("labels");
     }
 
+    /// A namespace of a cluster of the test's own, without an operator.
+    pub fn in_namespace(namespace: String, client: Client) -> Self {
+        Self { namespace, client, options: OperatorOptions::default(), operator: Mutex::default(), cluster: None }
+    }
+
     /// A namespace and an operator limited to it, with no workspace.
     pub async fn new(name: &str) -> Self {
         Self::with_args(name, &[]).await

@@ -39,6 +39,7 @@ mod starting;
 mod stored;
 mod tenancy;
 mod transitions;
+mod upgrade;
 mod validation;
 mod validation_access;
 mod validation_sources;

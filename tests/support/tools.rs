@@ -69,3 +69,13 @@ pub fn prefect3_database() -> PathBuf {
 pub fn prefect1_python() -> PathBuf {
     tool("prefect1/bin/python")
 }
+
+/// The operator of the version before.
+pub fn previous_operator() -> PathBuf {
+    tool("previous/prefect-sync")
+}
+
+/// The CRDs of the version before.
+pub fn previous_crds() -> PathBuf {
+    tool("previous/crds")
+}
