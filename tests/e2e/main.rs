@@ -10,6 +10,7 @@ mod support;
 mod fixture;
 
 mod absence;
+mod alerts;
 mod auth;
 mod bulk;
 mod escalation;
