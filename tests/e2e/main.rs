@@ -27,6 +27,7 @@ mod prefect1;
 mod prefect2;
 mod promises;
 mod promises_beside;
+mod rbac;
 mod reconciling;
 mod refresh;
 mod replicas;

@@ -79,3 +79,8 @@ pub fn previous_operator() -> PathBuf {
 pub fn previous_crds() -> PathBuf {
     tool("previous/crds")
 }
+
+/// Helm.
+pub fn helm() -> PathBuf {
+    tool("bin/helm")
+}
