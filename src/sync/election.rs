@@ -9,9 +9,9 @@ use super::Timestamp;
 
 /// How long a Lease is respected after it was seen to be renewed. As its changes are watched, this is the longest that
 /// nobody works after a leader died.
-pub const DURATION: Duration = Duration::from_secs(12);
+pub const DURATION: Duration = Duration::from_secs(10);
 /// How long the leader writes after it asked for a renewal that succeeded.
-pub const RENEW_DEADLINE: Duration = Duration::from_secs(8);
+pub const RENEW_DEADLINE: Duration = Duration::from_secs(7);
 /// How often the leader renews.
 pub const RENEW_EVERY: Duration = Duration::from_secs(2);
 
@@ -164,7 +164,7 @@ mod tests {
         let renewed = a.held(at(2));
         let spec = renewed.spec.clone().unwrap();
         assert_eq!((spec.acquire_time, spec.renew_time), (Some(MicroTime(at(0))), Some(MicroTime(at(2)))));
-        assert_eq!((spec.lease_transitions, spec.lease_duration_seconds), (Some(0), Some(12)));
+        assert_eq!((spec.lease_transitions, spec.lease_duration_seconds), (Some(0), Some(10)));
         assert_eq!(renewed.metadata.resource_version.as_deref(), Some("1"), "it names the version that was seen");
     }
 
@@ -175,20 +175,20 @@ mod tests {
         // What the clock of `a` says is nothing to `b`.
         let lease = stored(a.held(at(-5000)), "1");
         b.see(Some(lease.clone()), 100 * SECOND);
-        assert_eq!(b.step(101 * SECOND), Step::Wait(11 * SECOND));
+        assert_eq!(b.step(101 * SECOND), Step::Wait(9 * SECOND));
         a.see(Some(lease), Duration::ZERO);
         b.see(Some(stored(a.held(at(2)), "2")), 102 * SECOND);
-        assert_eq!(b.step(112 * SECOND), Step::Wait(2 * SECOND), "it was renewed");
+        assert_eq!(b.step(110 * SECOND), Step::Wait(2 * SECOND), "it was renewed");
         let mut labelled = stored(a.held(at(2)), "3");
         labelled.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
-        b.see(Some(labelled), 113 * SECOND);
-        assert_eq!(b.step(114 * SECOND), Step::Take, "a label is no renewal");
+        b.see(Some(labelled), 111 * SECOND);
+        assert_eq!(b.step(112 * SECOND), Step::Take, "a label is no renewal");
         let taken = b.held(at(14));
         assert_eq!(taken.metadata.resource_version.as_deref(), Some("3"));
         let spec = taken.spec.clone().unwrap();
         assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("b"), Some(1)));
-        b.see(Some(stored(taken, "4")), 114 * SECOND);
-        assert_eq!(b.step(114 * SECOND), Step::Renew);
+        b.see(Some(stored(taken, "4")), 112 * SECOND);
+        assert_eq!(b.step(112 * SECOND), Step::Renew);
     }
 
     #[test]
