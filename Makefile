@@ -1,10 +1,10 @@
 # One line behind `##` is what `make help` shows.
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test run crds lint fmt tools
+.PHONY: help bench demo test run crds manifests lint fmt tools
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: tools ## Watch it work on a real Kubernetes API and a real Prefect; stays until Ctrl-C (ONCE=1: ends by itself)
 	$(CARGO) build --locked
@@ -26,6 +26,9 @@ crds: ## Generate crds/ and the chart's copies from the Rust types
 	$(CARGO) run --locked -- crds --output crds
 	rm -f deploy/helm/prefect-sync/files/crds/*.yaml
 	cp crds/*.yaml deploy/helm/prefect-sync/files/crds/
+
+manifests: tools ## Render deploy/manifests/ from the Helm chart
+	bash deploy/render.sh
 
 lint: ## Check the formatting, clippy and the docs; warnings are errors
 	$(CARGO) fmt --check

@@ -393,6 +393,7 @@ fn shipped_environment() -> Vec<(String, String)> {
     let containers =
         documents.iter().flat_map(|document| document["spec"]["template"]["spec"]["containers"].as_array());
     let variables = containers.flatten().flat_map(|container| container["env"].as_array()).flatten();
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    variables.map(|variable| (text(&variable["name"]), text(&variable["value"]))).collect()
+    let text = |value: &serde_json::Value| Some(value.as_str()?.to_owned());
+    // Those that only a pod has, such as its name, have no value here.
+    variables.filter_map(|variable| Some((text(&variable["name"])?, text(&variable["value"])?))).collect()
 }

@@ -45,6 +45,16 @@ pub fn kubectl() -> PathBuf {
     tool("bin/kubectl")
 }
 
+/// Helm.
+pub fn helm() -> PathBuf {
+    tool("bin/helm")
+}
+
+/// What checks and tests Prometheus' rules.
+pub fn promtool() -> PathBuf {
+    tool("bin/promtool")
+}
+
 /// The key with which test control planes sign service account tokens.
 pub fn service_account_key() -> PathBuf {
     tool("service-account.key")
