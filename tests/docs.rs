@@ -35,7 +35,7 @@ const OTHERS: &[&str] = &[
 /// Ours that are no reasons.
 const KINDS: &[&str] = &["ClusterPrefectWorkspace", "PrefectKV", "PrefectSecret", "PrefectWorkspace"];
 /// Flags of kubectl and helm.
-const OTHERS_FLAGS: &[&str] = &["cascade"];
+const OTHERS_FLAGS: &[&str] = &["cascade", "force-conflicts", "set", "take-ownership"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -214,7 +214,8 @@ fn every_metric_that_a_page_names_exists() {
 fn every_flag_and_file_that_a_page_names_exists() {
     let mut cli = Cli::command();
     cli.build();
-    let flags: BTreeSet<&str> = cli.get_subcommands().flat_map(|c| c.get_arguments().filter_map(clap::Arg::get_long)).collect();
+    let flags: BTreeSet<&str> =
+        cli.get_subcommands().flat_map(|c| c.get_arguments().filter_map(clap::Arg::get_long)).collect();
     let path = Regex::new(r"^(?:deploy|crds|tests|src)/[\w./-]+$").unwrap();
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for page in pages().values() {
@@ -332,7 +333,10 @@ fn every_manifest_of_ours_in_a_page_is_one_that_the_types_read_whole() {
                 // Values of the chart are looked at elsewhere, but for the specification in them.
                 None if document.as_object().unwrap().keys().all(|key| values.get(key).is_some()) => {
                     let workspace = &document["defaultWorkspace"];
-                    workspace["kind"].as_str().and_then(|kind| problems_of(kind, &workspace["spec"])).unwrap_or_default()
+                    workspace["kind"]
+                        .as_str()
+                        .and_then(|kind| problems_of(kind, &workspace["spec"]))
+                        .unwrap_or_default()
                 }
                 // A part of a specification.
                 None => dropped_part(&document),
