@@ -28,6 +28,8 @@ const LAG: (&str, &str) = (
 const RECONCILES: (&str, &str) = ("prefect_sync_reconciles", "Reconciles of objects, by kind and outcome");
 const AGE: (&str, &str) =
     ("prefect_sync_snapshot_age", "Since when a workspace's last complete refresh is over, or else its session began");
+const INTERVAL: (&str, &str) =
+    ("prefect_sync_refresh_interval", "The refreshInterval of a workspace, to which its snapshot's age compares");
 const STREAMING: (&str, &str) =
     ("prefect_sync_events_connected", "Whether a workspace hears Prefect's events (1) or polls (0)");
 
@@ -43,7 +45,7 @@ const START: (&str, &str) = ("prefect_sync_start_time", "When the process began,
 const BUILD: (&str, &str) = ("prefect_sync_build_info", "Which version this is, always 1");
 
 /// Every metric: its name as it is scraped, its labels and its meaning; the same text as in the README's table.
-pub const ALL: [(&str, &str, &str); 11] = [
+pub const ALL: [(&str, &str, &str); 12] = [
     ("prefect_sync_prefect_requests_total", "host, outcome", REQUESTS.1),
     ("prefect_sync_target_lag_seconds", "", LAG.1),
     ("prefect_sync_reconciles_total", "kind, outcome", RECONCILES.1),
@@ -51,6 +53,7 @@ pub const ALL: [(&str, &str, &str); 11] = [
     ("prefect_sync_objects", "kind, ready, reason", OBJECTS.1),
     ("prefect_sync_workspace_ready", "namespace, workspace, reason", WORKSPACE.1),
     ("prefect_sync_snapshot_age_seconds", "namespace, workspace", AGE.1),
+    ("prefect_sync_refresh_interval_seconds", "namespace, workspace", INTERVAL.1),
     ("prefect_sync_events_connected", "namespace, workspace", STREAMING.1),
     ("prefect_sync_leader", "", LEADER.1),
     ("prefect_sync_start_time_seconds", "", START.1),
@@ -66,6 +69,8 @@ pub struct SessionState {
     pub workspace: String,
     /// Since when the last complete refresh is over.
     pub age: Duration,
+    /// How long a refresh may be away from the one before.
+    pub interval: Duration,
     /// Whether events are heard.
     pub streaming: bool,
 }
@@ -225,18 +230,24 @@ impl Collector for SessionsCollector {
             namespace: session.namespace.clone(),
             workspace: session.workspace.clone(),
         };
-        let ages: Vec<_> =
-            sessions.iter().map(|session| (labels(session), ConstGauge::new(session.age.as_secs_f64()))).collect();
-        let streaming: Vec<_> =
-            sessions.iter().map(|session| (labels(session), ConstGauge::new(i64::from(session.streaming)))).collect();
-        let kind = MetricType::Gauge;
-        let mut family = encoder.encode_descriptor(AGE.0, &format!("{}.", AGE.1), Some(&Unit::Seconds), kind)?;
-        for (labels, gauge) in &ages {
-            gauge.encode(family.encode_family(labels)?)?;
+        let mut family =
+            encoder.encode_descriptor(AGE.0, &format!("{}.", AGE.1), Some(&Unit::Seconds), MetricType::Gauge)?;
+        for session in &sessions {
+            ConstGauge::new(session.age.as_secs_f64()).encode(family.encode_family(&labels(session))?)?;
         }
-        let mut family = encoder.encode_descriptor(STREAMING.0, &format!("{}.", STREAMING.1), None, kind)?;
-        for (labels, gauge) in &streaming {
-            gauge.encode(family.encode_family(labels)?)?;
+        let mut family = encoder.encode_descriptor(
+            INTERVAL.0,
+            &format!("{}.", INTERVAL.1),
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for session in &sessions {
+            ConstGauge::new(session.interval.as_secs_f64()).encode(family.encode_family(&labels(session))?)?;
+        }
+        let mut family =
+            encoder.encode_descriptor(STREAMING.0, &format!("{}.", STREAMING.1), None, MetricType::Gauge)?;
+        for session in &sessions {
+            ConstGauge::new(i64::from(session.streaming)).encode(family.encode_family(&labels(session))?)?;
         }
         Ok(())
     }
@@ -297,6 +308,7 @@ mod tests {
             namespace: "flows".into(),
             workspace: "default".into(),
             age: Duration::from_millis(1500),
+            interval: Duration::from_secs(30),
             streaming: true,
         };
         metrics.watch_sessions(Arc::new(move || vec![session.clone()]));
@@ -315,6 +327,7 @@ mod tests {
             r#"prefect_sync_reconciles_total{kind="PrefectSecret",outcome="ok"} 1"#,
             r#"prefect_sync_target_lag_seconds_bucket{le="0.25"} 1"#,
             r#"prefect_sync_snapshot_age_seconds{namespace="flows",workspace="default"} 1.5"#,
+            r#"prefect_sync_refresh_interval_seconds{namespace="flows",workspace="default"} 30.0"#,
             r#"prefect_sync_events_connected{namespace="flows",workspace="default"} 1"#,
             r#"prefect_sync_reconcile_duration_seconds_bucket{le="0.025",kind="PrefectSecret"} 1"#,
             r#"prefect_sync_objects{kind="PrefectKV",ready="false",reason="KeyNotFound"} 2"#,

@@ -161,6 +161,7 @@ impl Workspaces {
                     slot.state = State::Unusable(failure);
                 }
                 Setup::Usable { reader, interval } => {
+                    slot.interval = interval;
                     slot.health = Health::Pending;
                     slot.refreshed = Instant::now();
                     let session = Session {
@@ -312,6 +313,7 @@ impl Workspaces {
                 namespace: key.namespace.clone(),
                 workspace: key.name.clone(),
                 age: slot.refreshed.elapsed(),
+                interval: slot.interval,
                 streaming: slot.streaming,
             })
             .collect()

@@ -44,6 +44,8 @@ pub(super) struct Slot {
     pub snapshot: Snapshot,
     pub health: Health,
     pub stale_after: Duration,
+    /// The longest time between two refreshes.
+    pub interval: Duration,
     /// Rings when a key is asked for that was not read yet.
     pub demand: Arc<Notify>,
     /// When the last refresh was complete, or else when the session began.
@@ -64,6 +66,7 @@ impl Default for Slot {
             snapshot: Snapshot::default(),
             health: Health::Pending,
             stale_after: Duration::ZERO,
+            interval: Duration::ZERO,
             demand: Arc::new(Notify::new()),
             refreshed: Instant::now(),
             streaming: false,

@@ -89,8 +89,3 @@ pub fn previous_operator() -> PathBuf {
 pub fn previous_crds() -> PathBuf {
     tool("previous/crds")
 }
-
-/// Helm.
-pub fn helm() -> PathBuf {
-    tool("bin/helm")
-}
