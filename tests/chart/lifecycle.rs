@@ -1,0 +1,215 @@
+//! Install, upgrade, rollback, uninstall, install again: what users wrote and what was synced outlives all of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::fixture::{CHART, Helm, root};
+use crate::support::{ControlPlane, eventually};
+
+const WORKSPACE: &str = "prefectworkspace/default";
+const PRINTER_COLUMN: &str = "jsonpath={.spec.versions[0].additionalPrinterColumns[0].name}";
+const CRD: &str = "crd/prefectworkspaces.prefect-sync.dev";
+
+/// A release named `sync` in a namespace `ops` of its own cluster.
+struct Release {
+    control_plane: ControlPlane,
+    helm: Helm,
+    /// Whether Helm merges as its former versions did.
+    flags: &'static [&'static str],
+}
+
+impl Release {
+    async fn new(flags: &'static [&'static str]) -> Self {
+        let control_plane = ControlPlane::start().await;
+        let helm = Helm::of(&control_plane);
+        Self { control_plane, helm, flags }
+    }
+
+    fn run(&self, verb: &str, args: &[&str]) {
+        let mut all = vec![verb, "sync"];
+        all.extend(args);
+        all.extend(["--namespace", "ops"]);
+        if verb != "uninstall" {
+            all.extend(self.flags);
+        }
+        self.helm.ok(&all);
+    }
+
+    /// Installs or upgrades with the default workspace at this address.
+    fn apply(&self, verb: &str, chart: &str, url: &str) {
+        let workspace = json!({"enabled": true, "spec": {"api": {"url": url}}});
+        let values = self.helm.values(&json!({"defaultWorkspace": workspace}));
+        let mut args = vec![chart, "--values", &values];
+        if verb == "install" {
+            args.push("--create-namespace");
+        }
+        self.run(verb, &args);
+    }
+
+    fn get(&self, what: &str, format: &str) -> String {
+        self.control_plane.kubectl_ok(&["get", what, "-n", "ops", "-o", format])
+    }
+
+    fn uid(&self, what: &str) -> String {
+        let uid = self.get(what, "jsonpath={.metadata.uid}");
+        assert_eq!(uid.len(), 36, "{what}");
+        uid
+    }
+
+    fn url(&self) -> String {
+        self.get(WORKSPACE, "jsonpath={.spec.api.url}")
+    }
+
+    /// What a user writes, and the Secret that it owns, as the operator would make it.
+    async fn something_synced(&self) {
+        let file = self.helm.write(
+            "psec",
+            "json",
+            &json!({"apiVersion": "prefect-sync.dev/v1alpha1", "kind": "PrefectSecret", "metadata": {"name": "etl"},
+                "spec": {"data": [{"secretKey": "A", "remoteRef": {"key": "a"}}]}})
+            .to_string(),
+        );
+        self.control_plane.kubectl_ok(&["apply", "-n", "ops", "-f", &file]);
+        let owner = self.uid("prefectsecret/etl");
+        let secret: Secret = serde_json::from_value(json!({"metadata": {"name": "etl", "ownerReferences": [{
+            "apiVersion": "prefect-sync.dev/v1alpha1", "kind": "PrefectSecret", "name": "etl", "uid": owner,
+            "controller": true, "blockOwnerDeletion": true,
+        }]}, "stringData": {"A": "one"}}))
+        .unwrap();
+        let secrets: Api<Secret> = Api::namespaced(self.control_plane.admin().await, "ops");
+        secrets.create(&PostParams::default(), &secret).await.expect("a Secret");
+    }
+}
+
+/// A copy of the chart in which the CRDs are as an earlier version may have had them: a column is missing.
+fn earlier_chart(helm: &Helm) -> String {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+    let place = helm.write("earlier", "chart", "");
+    std::fs::remove_file(&place).unwrap();
+    copy(&root().join(CHART), Path::new(&place));
+    let path = Path::new(&place).join("files/crds/prefectworkspaces.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let column =
+        "    - jsonPath: .status.conditions[?(@.type==\"Ready\")].status\n      name: Ready\n      type: string\n";
+    assert!(text.contains(column), "the CRD has another first column now: change this test");
+    std::fs::write(&path, text.replacen(column, "", 1)).unwrap();
+    place
+}
+
+/// The whole life of a release; `follows` says whether the very first upgrade changes the workspace.
+async fn live(flags: &'static [&'static str], follows: bool) {
+    let release = Release::new(flags).await;
+    let earlier = earlier_chart(&release.helm);
+
+    // The first install, where the API server does not know the kind of the workspace.
+    release.apply("install", &earlier, "http://one/api");
+    let workspace = release.uid(WORKSPACE);
+    let crd = release.uid(CRD);
+    assert_eq!(release.url(), "http://one/api");
+    assert_eq!(release.get(CRD, PRINTER_COLUMN), "Reason");
+    release.something_synced().await;
+    let (object, secret) = (release.uid("prefectsecret/etl"), release.uid("secret/etl"));
+    let same = |when: &str| {
+        let now = [WORKSPACE, CRD, "prefectsecret/etl", "secret/etl"].map(|what| release.uid(what));
+        assert_eq!(now, [workspace.clone(), crd.clone(), object.clone(), secret.clone()], "after {when}");
+    };
+
+    // The workspace is an ordinary object from now on, and the CRDs are the new chart's.
+    release.apply("upgrade", CHART, "http://two/api");
+    same("the first upgrade");
+    assert_eq!(release.get(CRD, PRINTER_COLUMN), "Ready");
+    assert_eq!(release.url(), if follows { "http://two/api" } else { "http://one/api" });
+    release.apply("upgrade", CHART, "http://three/api");
+    same("the second upgrade");
+    assert_eq!(release.url(), "http://three/api");
+
+    // Revision 1 had no such object in its manifest, only the hook.
+    release.run("rollback", &["1"]);
+    same("a rollback to the first install");
+    assert_eq!(release.get(CRD, PRINTER_COLUMN), "Reason");
+    release.apply("upgrade", CHART, "http://four/api");
+    same("the upgrade after it");
+    release.run("rollback", &["3"]);
+    same("a rollback to an upgrade");
+    assert_eq!(release.url(), "http://three/api");
+    // The workspace is in the values no more.
+    release.run("upgrade", &[CHART]);
+    same("an upgrade that disables the workspace");
+    release.apply("upgrade", CHART, "http://five/api");
+    same("an upgrade that enables it again");
+
+    release.run("uninstall", &[]);
+    let deployments = release.control_plane.kubectl_ok(&["get", "deployments", "-n", "ops", "-o", "name"]);
+    assert_eq!(deployments, "");
+    let roles = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings";
+    let left = release.control_plane.kubectl_ok(&["get", roles, "-o", "name"]);
+    assert!(!left.contains("prefect-sync"), "{left}");
+    same("the uninstall");
+
+    release.apply("install", CHART, "http://six/api");
+    same("the second install");
+    assert_eq!(release.url(), "http://six/api");
+    release.apply("upgrade", CHART, "http://seven/api");
+    same("an upgrade of it");
+    assert_eq!(release.url(), "http://seven/api");
+}
+
+#[tokio::test]
+async fn nothing_that_users_need_is_deleted_from_the_first_install_to_the_second() {
+    live(&[], true).await;
+}
+
+#[tokio::test]
+async fn nor_where_helm_merges_by_itself_as_its_former_versions_did() {
+    // What it takes over it does not change until the next upgrade; deploy/docs/gitops.md says so.
+    live(&["--server-side=false"], false).await;
+}
+
+#[tokio::test]
+async fn an_uninstall_without_kept_crds_deletes_what_they_describe() {
+    // So that the caution in the values and in the notes is true.
+    let release = Release::new(&[]).await;
+    release.run("install", &[CHART, "--create-namespace", "--set", "crds.keep=false"]);
+    release.control_plane.kubectl_ok(&["wait", "--for=condition=Established", CRD, "--timeout=30s"]);
+    release.something_synced().await;
+    release.run("uninstall", &[]);
+    let secrets: Api<Secret> = Api::namespaced(release.control_plane.admin().await, "ops");
+    eventually("the Secret to go with its owner", Duration::from_secs(60), async || {
+        match secrets.get_opt("etl").await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{:?}", other.map(|secret| secret.map(|secret| secret.metadata)))),
+        }
+    })
+    .await;
+    let crds = release.control_plane.kubectl_ok(&["get", "crd", "-o", "json"]);
+    let crds: Value = serde_json::from_str(&crds).unwrap();
+    assert_eq!(crds["items"], json!([]));
+}
+
+#[tokio::test]
+async fn crds_that_kubectl_applied_are_taken_over_when_told() {
+    let release = Release::new(&[]).await;
+    release.control_plane.kubectl_ok(&["apply", "-f", "crds"]);
+    let file = release.helm.values(&json!({}));
+    let args = ["install", "sync", CHART, "--namespace", "ops", "--create-namespace", "--values", &file];
+    let said = release.helm.refused(&args);
+    assert!(said.contains("invalid ownership metadata"), "{said}");
+    release.run("install", &[CHART, "--create-namespace", "--take-ownership"]);
+    assert_eq!(release.get(CRD, PRINTER_COLUMN), "Ready");
+}

@@ -1,0 +1,303 @@
+//! What the chart renders: a matrix of values, each accepted by the API server.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::fixture::{
+    CHART, Helm, TEAMS, control_plane, documents, everything, find, quiet, restricted_namespace, root, succeeded,
+};
+use crate::support::Scratch;
+
+/// The kinds of a set of objects.
+fn kinds(objects: &[Value]) -> BTreeSet<&str> {
+    objects.iter().map(|object| object["kind"].as_str().expect("kind")).collect()
+}
+
+/// The operator's pods.
+fn pod(objects: &[Value]) -> &Value {
+    &find(objects, "Deployment").expect("a Deployment")["spec"]["template"]["spec"]
+}
+
+/// The operator's container.
+fn container(objects: &[Value]) -> &Value {
+    &pod(objects)["containers"][0]
+}
+
+/// A variable of the operator's container.
+fn variable<'a>(objects: &'a [Value], name: &str) -> Option<&'a str> {
+    let variables = container(objects)["env"].as_array().expect("env");
+    variables.iter().find(|variable| variable["name"] == name)?["value"].as_str()
+}
+
+fn args(objects: &[Value]) -> Vec<&str> {
+    container(objects)["args"].as_array().expect("args").iter().map(|arg| arg.as_str().expect("text")).collect()
+}
+
+#[test]
+fn helm_lints_the_chart_strictly() {
+    let helm = Helm::offline();
+    for values in [json!({}), everything(), json!({"namespaces": TEAMS})] {
+        helm.ok(&["lint", "--strict", CHART, "--values", &helm.values(&values)]);
+    }
+}
+
+#[test]
+fn the_charts_version_is_the_operators() {
+    let chart: Value = serde_saphyr::from_str(&crate::fixture::chart_file("Chart.yaml")).unwrap();
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}
+
+/// A set of values, and what its objects must be like.
+type Case = (&'static str, Value, fn(&[Value]));
+
+const CASES: &[fn() -> Case] = &[
+    || {
+        ("default", json!({}), |objects| {
+            let expected = [
+                "ClusterRole",
+                "ClusterRoleBinding",
+                "CustomResourceDefinition",
+                "Deployment",
+                "PodDisruptionBudget",
+                "Role",
+                "RoleBinding",
+                "Service",
+                "ServiceAccount",
+                "ValidatingAdmissionPolicy",
+                "ValidatingAdmissionPolicyBinding",
+            ];
+            assert_eq!(kinds(objects), BTreeSet::from(expected));
+            assert_eq!(find(objects, "Deployment").unwrap()["spec"]["replicas"], 2);
+            assert_eq!(args(objects), ["run", "--leader-elect", "--lease-name=prefect-sync"]);
+            let resources = json!({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
+            assert_eq!(container(objects)["resources"], resources);
+            assert_eq!(container(objects)["image"], concat!("prefect-sync:", env!("CARGO_PKG_VERSION")));
+            assert_eq!(variable(objects, "MALLOC_ARENA_MAX"), Some("1"));
+            for absent in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
+                assert_eq!(variable(objects, absent), None);
+            }
+            // The replicas avoid each other, and only each other.
+            let spread = &pod(objects)["topologySpreadConstraints"][0];
+            assert_eq!(spread["topologyKey"], "kubernetes.io/hostname");
+            let selector = &find(objects, "Deployment").unwrap()["spec"]["selector"];
+            assert_eq!(spread["labelSelector"], *selector);
+            // Restarts are asked for, not given.
+            assert!(!json!(objects).to_string().contains("deployments"));
+        })
+    },
+    || {
+        ("everything", everything(), |objects| {
+            let kinds = kinds(objects);
+            for kind in ["ServiceMonitor", "PrometheusRule", "ConfigMap", "NetworkPolicy", "PrefectWorkspace"] {
+                assert!(kinds.contains(kind), "no {kind}");
+            }
+            assert_eq!(container(objects)["image"], format!("prefect-sync@sha256:{}", "0".repeat(64)));
+            let hosts = "--allowed-api-hosts=api.prefect.cloud,*.example.com,prefect-server.prefect.svc:4200";
+            assert!(args(objects).contains(&hosts));
+            assert_eq!(args(objects).last(), Some(&"--lease-namespace=default"));
+            assert_eq!(pod(objects)["priorityClassName"], "system-cluster-critical");
+            let budget = &find(objects, "PodDisruptionBudget").unwrap()["spec"];
+            assert_eq!((&budget["minAvailable"], &budget["maxUnavailable"]), (&json!("50%"), &Value::Null));
+            let labels = &find(objects, "Deployment").unwrap()["spec"]["template"]["metadata"]["labels"];
+            assert_eq!(labels["example.com/tier"], "platform");
+            let rules = &find(objects, "PrometheusRule").unwrap()["spec"]["groups"][0]["rules"];
+            for rule in rules.as_array().unwrap() {
+                assert_eq!(rule["labels"]["team"], "platform", "{rule}");
+                let url = rule["annotations"]["runbook_url"].as_str().unwrap();
+                assert!(url.starts_with("https://runbooks.example.com/prefect-sync#prefectsync"), "{url}");
+            }
+        })
+    },
+    || {
+        let workspace = json!({"enabled": true, "namespace": "team-b", "spec": {"api": {"url": "http://p/api"}}});
+        let values = json!({"namespaces": TEAMS, "restarts": {"enabled": true}, "defaultWorkspace": workspace});
+        ("limited to namespaces", values, |objects| {
+            for object in objects {
+                let kind = object["kind"].as_str().unwrap();
+                assert!(!kind.starts_with("Cluster"), "{kind}");
+            }
+            let places = |kind: &str, name: &str| -> Vec<&str> {
+                let named = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+                let places = objects.iter().filter(named);
+                places.map(|object| object["metadata"]["namespace"].as_str().unwrap()).collect()
+            };
+            for purpose in ["objects", "targets", "restarts"] {
+                let name = format!("prefect-sync-{purpose}");
+                assert_eq!((places("Role", &name), places("RoleBinding", &name)), (TEAMS.into(), TEAMS.into()));
+            }
+            // Nothing of the cluster's is even named.
+            let roles: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Role").collect();
+            let rules = json!(roles).to_string();
+            assert!(!rules.contains("\"namespaces\"") && !rules.contains("clusterprefectworkspaces"), "{rules}");
+            assert!(args(objects).contains(&"--namespaces=team-a,team-b"));
+            assert_eq!(find(objects, "PrefectWorkspace").unwrap()["metadata"]["namespace"], "team-b");
+        })
+    },
+    || {
+        let egress = json!({"restricted": true});
+        ("restricted network", json!({"networkPolicy": {"enabled": true, "egress": egress}}), |objects| {
+            let policy = &find(objects, "NetworkPolicy").unwrap()["spec"];
+            assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
+            assert_eq!(policy["ingress"], json!([{"ports": [{"port": "health", "protocol": "TCP"}]}]));
+            let allowed = policy["egress"].as_array().unwrap();
+            let ports: Vec<Vec<&Value>> = allowed
+                .iter()
+                .map(|rule| rule["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect())
+                .collect();
+            assert_eq!(json!(ports), json!([[53, 53], [443, 6443], [443, 4200]]));
+        })
+    },
+    || {
+        ("open network", json!({"networkPolicy": {"enabled": true}}), |objects| {
+            let policy = &find(objects, "NetworkPolicy").unwrap()["spec"];
+            assert_eq!((&policy["policyTypes"], &policy["egress"]), (&json!(["Ingress"]), &Value::Null));
+        })
+    },
+    || {
+        let values = json!({"proxy": {"https": "http://proxy.example.com:3128"},
+            "caBundle": {"secret": "corp-tls", "key": "ca.pem"}});
+        ("proxy and authority", values, |objects| {
+            assert_eq!(variable(objects, "HTTPS_PROXY"), Some("http://proxy.example.com:3128"));
+            assert_eq!(variable(objects, "HTTP_PROXY"), None);
+            // Services of the cluster are not asked for through it.
+            assert_eq!(variable(objects, "NO_PROXY"), Some("localhost,127.0.0.1,.svc,.cluster.local"));
+            // The public authorities stay trusted, and of the Secret only the certificates are mounted.
+            assert_eq!(variable(objects, "SSL_CERT_FILE"), Some("/etc/ssl/certs/ca-certificates.crt"));
+            let mount = &container(objects)["volumeMounts"][0];
+            assert_eq!(variable(objects, "SSL_CERT_DIR"), mount["mountPath"].as_str());
+            let items = json!([{"key": "ca.pem", "path": "ca.crt"}]);
+            assert_eq!(
+                pod(objects)["volumes"],
+                json!([{"name": "ca", "secret": {"secretName": "corp-tls", "items": items}}])
+            );
+        })
+    },
+    || {
+        let values = json!({"replicaCount": 1, "podDisruptionBudget": {"enabled": false},
+            "topologySpreadConstraints": [], "metricsService": {"enabled": false}});
+        ("single replica", values, |objects| {
+            assert_eq!(find(objects, "Deployment").unwrap()["spec"]["replicas"], 1);
+            assert!(find(objects, "PodDisruptionBudget").is_none() && find(objects, "Service").is_none());
+            assert_eq!(pod(objects)["topologySpreadConstraints"], Value::Null);
+            // An update runs two for a moment.
+            assert!(args(objects).contains(&"--leader-elect"));
+        })
+    },
+    || {
+        let values = json!({"serviceAccount": {"create": false, "name": "theirs"}, "fullnameOverride": "sync"});
+        ("own service account", values, |objects| {
+            assert!(find(objects, "ServiceAccount").is_none());
+            assert_eq!(pod(objects)["serviceAccountName"], "theirs");
+            let bindings = objects.iter().filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding"));
+            assert!(bindings.clone().count() > 3);
+            for binding in bindings {
+                assert_eq!(binding["subjects"][0]["name"], "theirs", "{binding}");
+            }
+            let policy = find(objects, "ValidatingAdmissionPolicy").unwrap();
+            let operator = policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
+            assert!(operator.ends_with(":theirs'"), "{operator}");
+            assert!(args(objects).contains(&"--lease-name=sync"));
+        })
+    },
+    || {
+        let values = json!({"rbac": {"create": false}, "serviceAccount": {"create": false},
+            "crds": {"install": false}, "admissionPolicy": {"enabled": false}});
+        ("as little as can be", values, |objects| {
+            let expected = ["Deployment", "PodDisruptionBudget", "Service"];
+            assert_eq!(kinds(objects), BTreeSet::from(expected));
+            assert_eq!(pod(objects)["serviceAccountName"], "default");
+        })
+    },
+    || {
+        let spec = json!({"api": {"url": "http://p/api"}, "access": [{"namespaces": ["team-a"], "keys": ["*"]}]});
+        let workspace = json!({"enabled": true, "kind": "ClusterPrefectWorkspace", "spec": spec});
+        ("a workspace for many", json!({"defaultWorkspace": workspace, "crds": {"keep": false}}), |objects| {
+            let metadata = &find(objects, "ClusterPrefectWorkspace").unwrap()["metadata"];
+            assert_eq!((&metadata["name"], &metadata["namespace"]), (&json!("default"), &Value::Null));
+            assert_eq!(metadata["annotations"]["helm.sh/resource-policy"], "keep");
+            let crds = objects.iter().filter(|object| object["kind"] == "CustomResourceDefinition");
+            assert!(crds.clone().all(|crd| crd["metadata"]["annotations"] == Value::Null) && crds.count() == 4);
+        })
+    },
+];
+
+#[tokio::test]
+async fn the_api_server_accepts_every_set_of_values_without_a_warning() {
+    let control_plane = control_plane().await;
+    let helm = Helm::offline();
+    let namespace = restricted_namespace(control_plane, "matrix").await;
+    for case in CASES {
+        let (name, values, check) = case();
+        eprintln!("values: {name}");
+        let rendered = helm.template("prefect-sync", &namespace, &values);
+        let objects = documents(&rendered);
+        check(&objects);
+        for object in &objects {
+            let labels = &object["metadata"]["labels"];
+            let of_release = [&labels["app.kubernetes.io/instance"], &labels["app.kubernetes.io/managed-by"]];
+            assert_eq!(of_release, ["prefect-sync", "Helm"], "{name}: {object}");
+        }
+        // The CRDs are there already, by another hand; a test of the life cycle changes them.
+        let rest = helm.write("rendered", "yaml", &without_crds(&rendered));
+        quiet(control_plane, &["apply", "--dry-run=server", "--validate=strict", "-f", &rest]);
+        if find(&objects, "Deployment").is_some() {
+            // As a Pod in earnest: for a Deployment the namespace's level is but a warning.
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace},
+                "spec": pod(&objects)});
+            // The account is what the release would have made.
+            let mut pod = pod;
+            pod["spec"]["serviceAccountName"] = json!("default");
+            let file = helm.write("pod", "json", &pod.to_string());
+            quiet(control_plane, &["create", "--dry-run=server", "--validate=strict", "-f", &file]);
+        }
+    }
+}
+
+fn without_crds(rendered: &str) -> String {
+    let others = rendered.split("\n---\n").filter(|text| !text.contains("\nkind: CustomResourceDefinition\n"));
+    others.collect::<Vec<_>>().join("\n---\n")
+}
+
+#[tokio::test]
+async fn the_charts_crds_are_those_of_the_operator() {
+    let rendered = Helm::offline().template("prefect-sync", "prefect-sync", &json!({}));
+    let mut crds: Vec<Value> =
+        documents(&rendered).into_iter().filter(|object| object["kind"] == "CustomResourceDefinition").collect();
+    assert_eq!(crds.len(), 4);
+    for crd in &mut crds {
+        let metadata = crd["metadata"].as_object_mut().unwrap();
+        let annotations = metadata.remove("annotations");
+        assert_eq!(annotations, Some(json!({"helm.sh/resource-policy": "keep"})));
+        metadata.remove("labels").expect("labels");
+    }
+    for entry in std::fs::read_dir(root().join("crds")).unwrap() {
+        let path = entry.unwrap().path();
+        let crd = documents(&std::fs::read_to_string(&path).unwrap()).remove(0);
+        assert!(crds.contains(&crd), "the chart's copy of {} is stale: run `make crds`", path.display());
+    }
+}
+
+#[test]
+fn the_plain_manifests_are_what_the_chart_renders() {
+    let scratch = Scratch::new("manifests");
+    let rendered = std::process::Command::new("bash")
+        .arg(root().join("deploy/render.sh"))
+        .arg(scratch.path())
+        .env_remove("HELM")
+        .output()
+        .expect("bash");
+    succeeded(&rendered, "deploy/render.sh");
+    let mut files = 0;
+    for entry in std::fs::read_dir(scratch.path()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap_or_default();
+        let fresh = std::fs::read_to_string(entry.path()).unwrap();
+        assert!(committed == fresh, "deploy/manifests/{name} is stale: run `make manifests`");
+        assert!(!fresh.contains("Helm") && !fresh.contains("helm.sh"), "{name} has a mark of Helm's");
+        files += 1;
+    }
+    assert_eq!(files, 4);
+}

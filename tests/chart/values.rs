@@ -1,0 +1,129 @@
+//! The values' schema: what is misspelt or out of range is refused by name.
+
+use serde_json::{Value, json};
+
+use crate::fixture::{CHART, Helm, chart_file};
+
+#[test]
+fn bad_values_are_refused_with_their_names() {
+    let helm = Helm::offline();
+    let url = json!({"api": {"url": "http://p/api"}});
+    let cases: &[(Value, &[&str])] = &[
+        (json!({"replicas": 3}), &["'replicas'"]),
+        (json!({"replicaCount": "two"}), &["/replicaCount", "integer"]),
+        (json!({"replicaCount": -1}), &["/replicaCount"]),
+        (json!({"image": {"name": "x"}}), &["/image", "'name'"]),
+        (json!({"image": {"digest": "latest"}}), &["/image/digest"]),
+        (json!({"image": {"pullPolicy": "always"}}), &["/image/pullPolicy"]),
+        (json!({"namespaces": "team-a"}), &["/namespaces", "array"]),
+        (json!({"namespaces": ["Team_A"]}), &["/namespaces/0"]),
+        (json!({"namespaces": ["team-a", "team-a"]}), &["/namespaces"]),
+        (json!({"allowedApiHosts": ["https://api.prefect.cloud/api"]}), &["/allowedApiHosts/0"]),
+        (json!({"log": {"format": "logfmt"}}), &["/log/format"]),
+        (json!({"crds": {"kept": true}}), &["/crds", "'kept'"]),
+        (json!({"defaultWorkspace": {"enabled": true}}), &["/defaultWorkspace/spec"]),
+        (json!({"defaultWorkspace": {"kind": "Workspace"}}), &["/defaultWorkspace/kind"]),
+        (json!({"podLabels": {"a": 1}}), &["/podLabels/a", "string"]),
+        (json!({"resources": {"limit": {}}}), &["/resources", "'limit'"]),
+        (json!({"topologySpreadConstraints": [{"maxSkew": 1}]}), &["/topologySpreadConstraints/0", "'topologyKey'"]),
+        (json!({"podDisruptionBudget": {"maxUnavailable": "one"}}), &["/podDisruptionBudget/maxUnavailable"]),
+        (json!({"networkPolicy": {"egress": {"dns": {"ports": [53]}}}}), &["/networkPolicy/egress/dns", "'ports'"]),
+        (json!({"networkPolicy": {"egress": {"prefect": {"ports": [0]}}}}), &["/networkPolicy/egress/prefect/ports/0"]),
+        (json!({"serviceMonitor": {"interval": "half a minute"}}), &["/serviceMonitor/interval"]),
+        (json!({"prometheusRule": {"disabledAlerts": ["NoLeader"]}}), &["/prometheusRule/disabledAlerts/0"]),
+        (json!({"extraEnv": [{"key": "A"}]}), &["/extraEnv/0", "'key'"]),
+        (json!({"proxy": {"https": "proxy:3128"}}), &["/proxy/https"]),
+        // What the schema can't say, the templates do.
+        (json!({"caBundle": {"configMap": "a", "secret": "b"}}), &["caBundle.configMap and caBundle.secret"]),
+        (
+            json!({"serviceMonitor": {"enabled": true}, "metricsService": {"enabled": false}}),
+            &["serviceMonitor.enabled needs metricsService.enabled"],
+        ),
+        (
+            json!({"podDisruptionBudget": {"maxUnavailable": null}}),
+            &["podDisruptionBudget needs maxUnavailable or minAvailable"],
+        ),
+        (
+            json!({"namespaces": ["team-a"], "defaultWorkspace": {"enabled": true, "spec": url}}),
+            &["defaultWorkspace.namespace is ops, where this operator does not work", "(team-a)"],
+        ),
+        (
+            json!({"namespaces": ["team-a"],
+                "defaultWorkspace": {"enabled": true, "kind": "ClusterPrefectWorkspace", "spec": url}}),
+            &["defaultWorkspace.kind is ClusterPrefectWorkspace"],
+        ),
+    ];
+    for (values, words) in cases {
+        let file = helm.values(values);
+        let said = helm.refused(&["template", "r", CHART, "--namespace", "ops", "--values", &file]);
+        for word in *words {
+            assert!(said.contains(word), "{values}: no {word} in {said}");
+        }
+    }
+}
+
+/// Every object of the schema that lists what may be in it, with its path and the values there.
+fn compare(schema: &Value, values: &Value, path: &str) {
+    let Some(properties) = schema["properties"].as_object() else { return };
+    assert_eq!(schema["additionalProperties"], false, "values.schema.json accepts anything in {path}");
+    for (name, schema) in properties {
+        let path = format!("{path}.{name}");
+        // What a parent chart hands to all of its parts.
+        if path == ".global" {
+            continue;
+        }
+        // These are part of Kubernetes' own objects, and have no default.
+        if path == ".resources.claims" {
+            continue;
+        }
+        let value = values.get(name).unwrap_or_else(|| panic!("values.yaml lacks {path}, which the schema knows"));
+        compare(schema, value, &path);
+    }
+    for name in values.as_object().into_iter().flat_map(|values| values.keys()) {
+        assert!(properties.contains_key(name), "values.schema.json lacks {path}.{name}");
+    }
+}
+
+#[test]
+fn the_schema_knows_exactly_the_values_that_there_are() {
+    let schema: Value = serde_json::from_str(&chart_file("values.schema.json")).unwrap();
+    let values: Value = serde_saphyr::from_str(&chart_file("values.yaml")).unwrap();
+    compare(&schema, &values, "");
+}
+
+/// The paths of all values that are set as one, such as `.image.tag`.
+fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
+    let Some(properties) = schema["properties"].as_object() else {
+        found.push(path.to_owned());
+        return;
+    };
+    properties.iter().for_each(|(name, schema)| leaves(schema, &format!("{path}.{name}"), found));
+}
+
+#[test]
+fn a_comment_stands_before_each_value() {
+    let schema: Value = serde_json::from_str(&chart_file("values.schema.json")).unwrap();
+    let mut expected = Vec::new();
+    leaves(&schema, "", &mut expected);
+    expected.retain(|path| path != ".global" && path != ".resources.claims");
+    let mut commented = Vec::new();
+    // The keys above the current line, with how far they are indented.
+    let mut above: Vec<(usize, &str)> = Vec::new();
+    let mut before = "";
+    let text = chart_file("values.yaml");
+    for line in text.lines() {
+        let key = line.trim_start().split_once(':').map(|(key, _)| key).filter(|key| !key.starts_with(['#', '-']));
+        if let Some(key) = key {
+            let indent = line.len() - line.trim_start().len();
+            above.retain(|(other, _)| *other < indent);
+            above.push((indent, key));
+            // One comment is for the whole of `resources`.
+            if before.trim_start().starts_with('#') || above[0].1 == "resources" {
+                commented.push(above.iter().map(|(_, key)| format!(".{key}")).collect::<String>());
+            }
+        }
+        before = line;
+    }
+    let bare: Vec<&String> = expected.iter().filter(|path| !commented.contains(path)).collect();
+    assert!(expected.len() > 60 && bare.is_empty(), "values.yaml does not explain {bare:?}");
+}
