@@ -22,8 +22,10 @@ bench: tools ## Measure what many objects cost, as tests/bench/README.md says (S
 run: ## Run the operator against the cluster of the current kubeconfig
 	$(CARGO) run --locked -- run
 
-crds: ## Generate crds/ from the Rust types
+crds: ## Generate crds/ and the chart's copies from the Rust types
 	$(CARGO) run --locked -- crds --output crds
+	rm -f deploy/helm/prefect-sync/files/crds/*.yaml
+	cp crds/*.yaml deploy/helm/prefect-sync/files/crds/
 
 lint: ## Check the formatting, clippy and the docs; warnings are errors
 	$(CARGO) fmt --check

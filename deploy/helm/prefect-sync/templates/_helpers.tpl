@@ -1,0 +1,96 @@
+{{- define "prefect-sync.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* The name of most objects: the release's, which often says what it is already. */ -}}
+{{- define "prefect-sync.fullname" -}}
+{{- $name := include "prefect-sync.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- /* The name of objects that belong to no namespace. Limited operators often have the same name in many namespaces. */ -}}
+{{- define "prefect-sync.clusterName" -}}
+{{- if .Values.namespaces }}
+{{- printf "%s-%s" .Release.Namespace (include "prefect-sync.fullname" .) }}
+{{- else }}
+{{- include "prefect-sync.fullname" . }}
+{{- end }}
+{{- end }}
+
+{{- define "prefect-sync.serviceAccountName" -}}
+{{- $default := ternary (include "prefect-sync.fullname" .) "default" .Values.serviceAccount.create }}
+{{- .Values.serviceAccount.name | default $default }}
+{{- end }}
+
+{{- define "prefect-sync.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "prefect-sync.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "prefect-sync.labels" -}}
+{{ include "prefect-sync.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* The subjects of every binding: the operator's account. */ -}}
+{{- define "prefect-sync.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "prefect-sync.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}
+
+{{- /*
+A role and its binding: for the whole cluster, or in each of the namespaces. Takes a dict of the root context, a suffix for
+the name, and the rules as text. The rules' comments stay.
+*/ -}}
+{{- define "prefect-sync.role" -}}
+{{- $root := .root }}
+{{- $name := printf "%s-%s" (include "prefect-sync.fullname" $root) .suffix }}
+{{- $prefix := ternary "" "Cluster" (not (empty $root.Values.namespaces)) }}
+{{- range $root.Values.namespaces | default (list "") }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $prefix }}Role
+metadata:
+  name: {{ $name }}
+  {{- with . }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "prefect-sync.labels" $root | nindent 4 }}
+rules:
+  {{- $.rules | trim | nindent 2 }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $prefix }}RoleBinding
+metadata:
+  name: {{ $name }}
+  {{- with . }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "prefect-sync.labels" $root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ $prefix }}Role
+  name: {{ $name }}
+subjects:
+  {{- include "prefect-sync.subjects" $root | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "prefect-sync.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,3 @@
+//! The Helm chart, with the real Helm against a real API server.
+#[path = "../support/mod.rs"]
+mod support;
