@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -11,7 +12,7 @@ use crate::telemetry::LogFormat;
 /// From Prefect into Kubernetes: keeps Secrets and ConfigMaps in step with Prefect's blocks and variables.
 /// Nothing is ever written to Prefect.
 #[derive(Parser, Debug)]
-#[command(name = "prefect-sync", version, max_term_width = 100)]
+#[command(name = "prefect-sync", version = VERSION.as_str(), max_term_width = 100)]
 pub struct Cli {
     /// How much to log: a level (error, warn, info, debug) or directives such as info,prefect_sync=debug.
     #[arg(long, global = true, env = "PREFECT_SYNC_LOG", default_value = "info", value_name = "FILTER")]
@@ -84,7 +85,28 @@ pub struct RunArgs {
     /// Where /livez, /readyz and /metrics are served, such as 0.0.0.0:8080.
     #[arg(long, env = "PREFECT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     pub health_address: SocketAddr,
+    /// Run as one of several replicas: the one that holds a Lease works, the others stand by with full caches and take
+    /// over when it stops or dies.
+    #[arg(long, env = "PREFECT_SYNC_LEADER_ELECT")]
+    pub leader_elect: bool,
+    /// The Lease's namespace. Without it: that of the pod.
+    #[arg(long, env = "PREFECT_SYNC_LEASE_NAMESPACE", value_name = "NAME")]
+    pub lease_namespace: Option<String>,
+    /// The Lease's name.
+    #[arg(long, env = "PREFECT_SYNC_LEASE_NAME", default_value = "prefect-sync", value_name = "NAME")]
+    pub lease_name: String,
+    /// This replica's name, such as that of its pod: no other may have it. Without it: the host's, and a random part.
+    #[arg(long, env = "PREFECT_SYNC_IDENTITY", value_name = "NAME")]
+    pub identity: Option<String>,
 }
+
+/// The commit that this was built from, where its builder said so.
+pub const COMMIT: &str = match option_env!("PREFECT_SYNC_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (commit {COMMIT})", env!("CARGO_PKG_VERSION")));
 
 /// The files of commands that need no cluster.
 #[derive(Args, Debug)]

@@ -53,6 +53,8 @@
 //! - A failure removes nothing. What a confirmed absence does is a table in [`sync::plan()`].
 //! - Every write names the version that was seen, or is a create that fails where something exists.
 //! - When nothing changes nothing is written.
+//! - Of several replicas one works; what may no longer write is held back before it reaches the API server
+//!   ([`controllers::lease`]).
 
 pub mod api;
 pub mod check;

@@ -1,12 +1,15 @@
 //! Installs the TLS provider, parses, dispatches.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use prefect_sync::cli::{Cli, Command, CrdsArgs, RunArgs};
+use prefect_sync::controllers::lease::{FenceLayer, Keeper, Leadership, own_namespace};
 use prefect_sync::controllers::{self, Options};
 use prefect_sync::prefect::Budgets;
+use prefect_sync::sync::election::LeaseOptions;
 use prefect_sync::{api, check, exec, job_template, render, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -57,27 +60,67 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let cluster = config.cluster_url.to_string();
     // The client's own retries can take minutes, also for writes; ours are per object and bounded.
     config.default_retry = false;
-    let client = kube::Client::try_from(config).context("connecting to the cluster")?;
     let shutdown = CancellationToken::new();
     let health = telemetry::Health::default();
-    let served = tokio::spawn(telemetry::serve(args.health_address, health.clone(), shutdown.clone()));
+    let leadership = if args.leader_elect { Leadership::candidate() } else { Leadership::alone() };
+    let leads = leadership.clone();
+    health.metrics.watch_leadership(Arc::new(move || leads.may_write()));
+    let keeper = if args.leader_elect {
+        let unfenced = kube::Client::try_from(config.clone()).context("connecting to the cluster")?;
+        Some(Keeper::new(unfenced, lease(&args)?, leadership.clone(), &health.pulses))
+    } else {
+        None
+    };
+    let client = kube::client::ClientBuilder::try_from(config).context("connecting to the cluster")?;
+    let client = client.with_layer(&FenceLayer(leadership.clone())).build();
+    let mut served = tokio::spawn(telemetry::serve(args.health_address, health.clone(), shutdown.clone()));
     let options = Options {
         namespaces: listed(args.namespaces),
         allowed_api_hosts: listed(args.allowed_api_hosts),
         budgets: Budgets::new(health.metrics.clone()),
     };
-    let mut controllers = tokio::spawn(controllers::run(client, options, health, shutdown.clone()));
+    let mut controllers = tokio::spawn(controllers::run(client, options, health, leadership, shutdown.clone()));
+    let finished = CancellationToken::new();
+    let until = finished.clone();
+    let mut kept = tokio::spawn(async move {
+        match keeper {
+            Some(keeper) => keeper.run(until).await,
+            None => {
+                until.cancelled().await;
+                Ok(())
+            }
+        }
+    });
     tokio::select! {
         signal = signalled() => signal?,
-        // Either ending by itself is an error that ends the process, so that it is restarted.
-        ended = served => return ended.context("the health server panicked")?,
+        // Any of them ending by itself is an error that ends the process, so that it is restarted.
+        ended = &mut served => return ended.context("the health server panicked")?,
+        ended = &mut kept => return ended.context("leader election panicked")?,
         ended = &mut controllers => {
             return ended.context("the controllers panicked")?.with_context(|| format!("cluster {cluster}"));
         }
     }
     tracing::info!("asked to stop; finishing what is under way");
     shutdown.cancel();
-    controllers.await.context("the controllers panicked")?
+    let done = controllers.await.context("the controllers panicked")?;
+    // Only now may another replica work.
+    finished.cancel();
+    kept.await.context("leader election panicked")??;
+    done
+}
+
+/// Which Lease to hold, and as whom.
+fn lease(args: &RunArgs) -> anyhow::Result<LeaseOptions> {
+    let namespace = args
+        .lease_namespace
+        .clone()
+        .or_else(own_namespace)
+        .context("leader election outside of a pod: say in which namespace the Lease is, with --lease-namespace")?;
+    let identity = args.identity.clone().unwrap_or_else(|| {
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "prefect-sync".to_owned());
+        format!("{host}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+    });
+    Ok(LeaseOptions { namespace, name: args.lease_name.clone(), identity })
 }
 
 /// A list without blanks and repetitions: an empty variable means that nothing was listed.

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use clap::CommandFactory as _;
-use prefect_sync::cli::Cli;
+use prefect_sync::cli::{COMMIT, Cli};
 use serde_json::json;
 use support::{Prefect, PrefectOptions, Scratch, python};
 
@@ -62,7 +62,7 @@ fn help_explains_each_flag_and_names_its_environment_variable() {
     }
     assert!(flags >= 12, "only {flags} flags were looked at");
     let version = run(scratch.path(), &["--version"], &[]);
-    assert_eq!(version.stdout, format!("prefect-sync {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version.stdout, format!("prefect-sync {} (commit {COMMIT})\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]

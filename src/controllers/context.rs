@@ -2,19 +2,22 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{Lookup, Store};
+use tokio_util::sync::CancellationToken;
 
+use super::lease::Leadership;
 use super::leaving::Merging;
 use super::{MANAGER, Options};
 use crate::api::SyncStatus;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::Version;
-use crate::sync::{Dependent, PlannedEvent, Timestamp};
+use crate::sync::{Dependent, PlannedEvent};
 use crate::telemetry::Metrics;
 use crate::workspace::Workspaces;
 
@@ -50,17 +53,25 @@ pub struct Context {
     pub workspace_tries: Memory<WorkspaceKey, u32>,
     /// Objects with keys in targets of others.
     pub merging: Merging,
-    /// When this process began.
-    pub started: Timestamp,
+    /// Whether this replica works.
+    pub leadership: Leadership,
     /// What is counted.
     pub metrics: Metrics,
     recorder: Recorder,
+    shutdown: CancellationToken,
 }
 
 impl Context {
     /// A fresh context.
     #[must_use]
-    pub fn new(client: Client, workspaces: Workspaces, options: Options, metrics: Metrics) -> Self {
+    pub fn new(
+        client: Client,
+        workspaces: Workspaces,
+        options: Options,
+        metrics: Metrics,
+        leadership: Leadership,
+        shutdown: CancellationToken,
+    ) -> Self {
         let reporter = Reporter { controller: MANAGER.into(), instance: std::env::var("HOSTNAME").ok() };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -72,8 +83,23 @@ impl Context {
             tries: Memory::default(),
             workspace_tries: Memory::default(),
             merging: Merging::default(),
-            started: Timestamp::now(),
+            leadership,
+            shutdown,
             metrics,
+        }
+    }
+
+    /// Waits until this replica works; the object as it is then, unless it is gone or the operator is to stop.
+    pub(super) async fn once_leading<K>(&self, store: &Store<K>, object: Arc<K>) -> Option<Arc<K>>
+    where
+        K: Lookup<DynamicType = ()> + Clone + 'static,
+    {
+        if self.leadership.is_granted() {
+            return Some(object);
+        }
+        tokio::select! {
+            () = self.leadership.granted() => store.get(&object.to_object_ref(())),
+            () = self.shutdown.cancelled() => None,
         }
     }
 

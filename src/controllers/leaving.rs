@@ -110,6 +110,7 @@ async fn try_leave<K: SyncKind>(client: &Client, namespace: &str, target: &str, 
 pub(super) fn spawn<K: SyncKind>(shared: Arc<Shared<K>>, scope: Scope, listed: Arc<Notify>) {
     // It ends with the process: what it leaves undone the next start does.
     tokio::spawn(async move {
+        shared.context.leadership.granted().await;
         loop {
             if tokio::time::timeout(LATER, listed.notified()).await.is_err()
                 && !shared.context.merging.undone().remove(&K::KIND)

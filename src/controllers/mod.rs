@@ -7,6 +7,7 @@
 //! - `rollout` restarts workloads; [`leaving`] takes the keys of objects that are gone out of targets of others.
 //! - [`workspaces`] reconciles workspaces of both kinds: gathers credentials and puts the session into that state.
 //!   `directory` finds an object's workspace; `namespaces` watches who may use one of the whole cluster.
+//! - [`lease`] says which of several replicas works, and keeps the others from writing.
 //! - `watching` is what all watches have in common when they fail.
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
 //!
@@ -20,6 +21,7 @@ pub mod credentials;
 mod directory;
 pub mod errors;
 pub mod kind;
+pub mod lease;
 pub mod leaving;
 mod namespaces;
 pub mod objects;
@@ -49,6 +51,7 @@ use crate::telemetry::Health;
 use crate::workspace::Workspaces;
 use context::Context;
 use directory::{ClusterWorkspaces, Directory};
+use lease::Leadership;
 use wakers::Wakers;
 
 /// The name under which we write: field manager, Event reporter.
@@ -105,9 +108,18 @@ impl Scope {
 
 /// Runs all controllers until `shutdown`. Work under way is finished first.
 ///
+/// Until `leadership` is granted the caches are filled and kept, and nothing else: no credential is read, nothing is
+/// asked of Prefect, nothing is written.
+///
 /// # Errors
 /// When the CRDs are missing, or a controller ended by itself.
-pub async fn run(client: Client, options: Options, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    client: Client,
+    options: Options,
+    health: Health,
+    leadership: Leadership,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let served = served_kinds(&client).await?;
     let scopes = Scope::all(&options);
     let (wakers, mut woken) = Wakers::new(&scopes);
@@ -115,7 +127,7 @@ pub async fn run(client: Client, options: Options, health: Health, shutdown: Can
     let workspaces = Workspaces::new(Arc::new(wakers), pulses);
     let sessions = workspaces.clone();
     metrics.watch_sessions(Arc::new(move || sessions.states()));
-    let context = Arc::new(Context::new(client, workspaces, options, metrics));
+    let context = Arc::new(Context::new(client, workspaces, options, metrics, leadership, shutdown.clone()));
     let mut tasks = JoinSet::new();
     let cluster = if let Some(why) = why_no_cluster(&context.options, &served) {
         tracing::info!("no ClusterPrefectWorkspace is read: {why}");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -111,6 +111,14 @@ pub(super) fn spawn<K: SyncKind>(
         store: store.clone(),
     });
     tokio::spawn(announce_all(shared.clone(), listed.clone()));
+    let (counted, leadership) = (store.clone(), context.leadership.clone());
+    context.metrics.watch_census(Box::new(move |census| {
+        for object in counted.state().iter().filter(|_| leadership.is_granted()) {
+            let status = object.0.as_ref().ok().and_then(|object| object.status());
+            let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
+            *census.objects.entry((K::KIND.as_str(), ready, reason)).or_default() += 1;
+        }
+    }));
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(woken.each))
@@ -127,6 +135,7 @@ pub(super) fn spawn<K: SyncKind>(
 async fn announce_all<K: SyncKind>(shared: Arc<Shared<K>>, listed: CancellationToken) {
     // Whatever becomes of this, nobody waits for it for ever.
     let _announced = shared.announced.clone().drop_guard();
+    shared.context.leadership.granted().await;
     listed.cancelled().await;
     shared.directory.is_listed().await;
     for cached in shared.store.state() {
@@ -166,6 +175,10 @@ fn error_policy<K: SyncKind>(object: Arc<Guarded<K>>, error: &Error, shared: Arc
 }
 
 async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>) -> Result<Action, Error> {
+    let Some(object) = shared.context.once_leading(&shared.store, object).await else {
+        return Ok(Action::await_change());
+    };
+    let began = Instant::now();
     let work = async {
         match &object.0 {
             Ok(object) => reconcile_object(object, &shared).await,
@@ -176,7 +189,8 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
         }
     };
     let done = tokio::time::timeout(RECONCILE_TIMEOUT, work).await.unwrap_or(Err(Error::Timeout(RECONCILE_TIMEOUT)));
-    shared.context.metrics.reconciled(K::KIND.as_str(), if done.is_ok() { "ok" } else { "error" });
+    let outcome = if done.is_ok() { "ok" } else { "error" };
+    shared.context.metrics.reconciled(K::KIND.as_str(), outcome, began.elapsed());
     // It may have been deleted while it was worked on, and nobody would forget it any more.
     if shared.store.get(&ObjectRef::from_obj(&*object)).is_none() {
         shared.context.forget(&dependent(&object));
@@ -188,6 +202,10 @@ async fn reconcile<K: SyncKind>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>)
 /// An object that is gone takes its keys out of targets of others.
 fn leave<K: SyncKind>(context: &Arc<Context>, store: &Store<Guarded<K>>, object: &Guarded<K>) {
     let Ok(resource) = &object.0 else { return };
+    // Who comes to lead looks for such keys first.
+    if !context.leadership.is_granted() {
+        return;
+    }
     let was_merged =
         resource.status().and_then(|status| status.target.as_ref()).is_some_and(|target| target.merged == Some(true));
     if was_merged || resource.object().is_merge() {
@@ -312,7 +330,7 @@ impl<K: SyncKind> Shared<K> {
             refreshed: observation.as_mut().and_then(|seen| seen.refreshed.take()),
             observation,
             written: self.context.written.get(&object.id),
-            started: self.context.started,
+            started: self.context.leadership.since(),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::errors::Error;
 use super::{MANAGER, now};
 use crate::sync::Reason;
-use crate::sync::conditions::{Verdict, conditions};
+use crate::sync::conditions::{Verdict, conditions, ready};
 
 /// Makes `after` the status of the object that `of` is the metadata of.
 ///
@@ -58,6 +58,15 @@ where
 fn display<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> String {
     let kind = K::kind(&());
     if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+}
+
+/// Whether an object is ready (`true`, `false` or `unknown`) and the reason, as its stored conditions say. One without a
+/// status says nothing yet, or can't be parsed.
+pub(super) fn standing(stored: Option<&[Condition]>) -> (String, String) {
+    match stored.and_then(ready) {
+        Some(ready) => (ready.status.to_lowercase(), ready.reason.clone()),
+        None => ("unknown".to_owned(), String::new()),
+    }
 }
 
 /// A status that has conditions.

@@ -159,6 +159,15 @@ fn spawn_kind<K: WorkspaceResource>(
     let by_secret = store.clone();
     let by_map = store.clone();
     let shared = Shared { context: context.clone(), store: store.clone(), cluster: cluster.clone() };
+    let (counted, leadership) = (store.clone(), context.leadership.clone());
+    context.metrics.watch_census(Box::new(move |census| {
+        for object in counted.state().iter().filter(|_| leadership.is_granted()) {
+            let status = object.0.as_ref().ok().and_then(|workspace| workspace.status());
+            let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
+            let (namespace, name) = place(&**object);
+            census.workspaces.insert((namespace, name, reason), ready == "true");
+        }
+    }));
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .watches(scope.api::<PartialObjectMeta<Secret>>(client.clone()), offered.clone(), move |secret| {
@@ -221,7 +230,9 @@ fn error_policy<K: WorkspaceResource>(object: Arc<Guarded<K>>, error: &Error, sh
 }
 
 async fn reconcile<K: WorkspaceResource>(object: Arc<Guarded<K>>, shared: Arc<Shared<K>>) -> Result<Action, Error> {
-    let (key, context) = (key(&object), &shared.context);
+    let context = &shared.context;
+    let Some(object) = context.once_leading(&shared.store, object).await else { return Ok(Action::await_change()) };
+    let key = key(&object);
     let work = async {
         match &object.0 {
             Ok(workspace) => reconcile_workspace(workspace, &key, &shared).await,

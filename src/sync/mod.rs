@@ -17,6 +17,7 @@ pub mod absence;
 pub mod access;
 mod claim;
 pub mod conditions;
+pub mod election;
 mod entries;
 mod events;
 pub mod interest;

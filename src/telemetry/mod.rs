@@ -9,7 +9,7 @@ mod metrics;
 mod pulse;
 
 pub use health::{Health, Readiness, serve};
-pub use metrics::{ALL as ALL_METRICS, Metrics, SessionState};
+pub use metrics::{ALL as ALL_METRICS, Census, Metrics, SessionState};
 pub use pulse::{Pulse, Pulses};
 
 use std::io::IsTerminal as _;

@@ -69,7 +69,7 @@ pub async fn whole_cluster() -> &'static WholeCluster {
     .await
 }
 
-fn operator_options(kubeconfig: PathBuf, args: &[&str]) -> OperatorOptions {
+pub fn operator_options(kubeconfig: PathBuf, args: &[&str]) -> OperatorOptions {
     let mut all = vec!["--health-address".to_owned(), format!("127.0.0.1:{}", ports::free())];
     all.extend(args.iter().map(|arg| (*arg).to_owned()));
     OperatorOptions { kubeconfig, args: all, env: vec![("PREFECT_SYNC_LOG".into(), "info,prefect_sync=debug".into())] }
@@ -162,14 +162,19 @@ impl World {
 
     /// The same with further arguments for the operator.
     pub async fn with_args(name: &str, args: &[&str]) -> Self {
+        let world = Self::without_operator(name, args).await;
+        world.start_operator();
+        world
+    }
+
+    /// The same without the operator.
+    pub async fn without_operator(name: &str, args: &[&str]) -> Self {
         let control_plane = control_plane().await;
         let namespace = control_plane.namespace(name).await;
         let args: Vec<&str> = ["--namespaces", &namespace].iter().chain(args).copied().collect();
         let options = operator_options(operator_kubeconfig().await, &args);
         let client = control_plane.admin().await;
-        let world = Self { namespace, client, options, operator: Mutex::default(), cluster: None };
-        world.start_operator();
-        world
+        Self { namespace, client, options, operator: Mutex::default(), cluster: None }
     }
 
     /// With the workspace `default`, which leads to the shared Prefect server and is refreshed each second.

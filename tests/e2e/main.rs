@@ -28,6 +28,7 @@ mod promises;
 mod promises_beside;
 mod reconciling;
 mod refresh;
+mod replicas;
 mod resources;
 mod restarts;
 mod restored;

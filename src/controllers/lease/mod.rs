@@ -1,0 +1,132 @@
+//! Which of several replicas works: the one that holds a Lease.
+//!
+//! - [`crate::sync::election`] decides, as a function of what was seen and when: whether to wait, to take the Lease or to
+//!   renew it.
+//! - `keeper` asks the API server: watches the Lease, takes it, renews it, gives it back at the end.
+//! - [`Leadership`] is what the rest knows of it: whether this replica works, and until when it may write.
+//! - `fence` stands before the API server and lets no write pass after that.
+//!
+//! **Invariants.** A replica writes only until `RENEW_DEADLINE` after it *asked for* the last renewal that succeeded,
+//! and nobody takes its Lease before `DURATION` after that renewal was *seen*: between the two no one writes. Only
+//! spans of a replica's own clock count, never a time that another one wrote. Every write of the Lease names the
+//! version that was seen, so of two that take it one fails.
+//!
+//! What the fence can't know is when the network delivers: a write that passed it in time may arrive late. It names the
+//! version of what it changes, as every write of a target does, and fails if another leader was there meanwhile.
+//!
+//! Own code, as no crate keeps these: the one for this version of kube compares the clocks of different nodes, takes
+//! Leases without naming the version that it saw, and does not say until when one may write.
+
+mod fence;
+mod keeper;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::sync::Timestamp;
+use crate::sync::election::RENEW_DEADLINE;
+pub use fence::FenceLayer;
+pub use keeper::{Keeper, own_namespace};
+
+/// Whether this replica works, and until when it may write. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Leadership(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    granted: CancellationToken,
+    term: Mutex<Term>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    since: Timestamp,
+    /// None has no end; the first of the two clocks decides: one stands still while a machine sleeps, the other can be
+    /// set.
+    until: Option<(Instant, SystemTime)>,
+}
+
+impl Leadership {
+    /// There is no other replica.
+    #[must_use]
+    pub fn alone() -> Self {
+        let leadership = Self::candidate();
+        leadership.set(None);
+        leadership
+    }
+
+    /// Not yet.
+    #[must_use]
+    pub fn candidate() -> Self {
+        let past = (Instant::now(), SystemTime::now());
+        let term = Term { since: Timestamp::now(), until: Some(past) };
+        Self(Arc::new(Inner { granted: CancellationToken::new(), term: Mutex::new(term) }))
+    }
+
+    /// Waits until this replica works for the first time. It never changes back: a replica that has lost its Lease ends.
+    pub async fn granted(&self) {
+        self.0.granted.cancelled().await;
+    }
+
+    /// Whether this replica has begun to work.
+    #[must_use]
+    pub fn is_granted(&self) -> bool {
+        self.0.granted.is_cancelled()
+    }
+
+    /// Whether it may write now.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        let until = self.term().until;
+        self.is_granted() && until.is_none_or(|(on, at)| Instant::now() < on && SystemTime::now() < at)
+    }
+
+    /// When it began to work; before that, when it began to wait.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        self.term().since
+    }
+
+    /// It works, and may write for [`RENEW_DEADLINE`] from when the renewal was asked for.
+    fn extend(&self, asked: (Instant, SystemTime)) {
+        self.set(Some((asked.0 + RENEW_DEADLINE, asked.1 + RENEW_DEADLINE)));
+    }
+
+    fn set(&self, until: Option<(Instant, SystemTime)>) {
+        let mut term = self.term();
+        term.until = until;
+        if !self.is_granted() {
+            term.since = Timestamp::now();
+            self.0.granted.cancel();
+        }
+    }
+
+    fn term(&self) -> std::sync::MutexGuard<'_, Term> {
+        self.0.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_candidate_writes_only_for_the_deadline_after_a_renewal_was_asked_for() {
+        let leadership = Leadership::candidate();
+        assert!(!leadership.is_granted() && !leadership.may_write());
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        leadership.extend((now, wall));
+        assert!(leadership.is_granted() && leadership.may_write());
+        let late = RENEW_DEADLINE + Duration::from_millis(1);
+        // Either clock is enough to end it.
+        leadership.extend((now - late, wall));
+        assert!(!leadership.may_write());
+        leadership.extend((now, wall - late));
+        assert!(leadership.is_granted() && !leadership.may_write());
+        assert!(Leadership::alone().may_write());
+    }
+}

@@ -1,0 +1,352 @@
+//! Several replicas: one works, the others stand by. The real binary, killed, stopped and frozen under load.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::fixture::{SOON, World, control_plane, operator_options, prefect, psec, root};
+use crate::support::{Mode, Operator, Proxy, eventually};
+
+/// The longest that nobody works after a leader died, as the README promises.
+const TAKE_OVER: Duration = Duration::from_secs(15);
+/// How many changes are under way at any time.
+const KEYS: usize = 10;
+
+/// A replica, and as whom it is known.
+struct Replica {
+    operator: Operator,
+    identity: String,
+    address: String,
+    /// What tells its requests from those of others in the audit log.
+    credential: String,
+}
+
+impl Replica {
+    async fn start(world: &World, identity: &str) -> Self {
+        let kubeconfig = control_plane().await.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;
+        let text = std::fs::read_to_string(&kubeconfig).unwrap();
+        let parsed: Value = serde_json::from_str(&text).unwrap();
+        let token = parsed["users"][0]["user"]["token"].as_str().unwrap().to_owned();
+        let claims = token.split('.').nth(1).unwrap();
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        let credential = format!("JTI={}", claims["jti"].as_str().unwrap());
+        let namespace = world.namespace.as_str();
+        let args =
+            ["--namespaces", namespace, "--leader-elect", "--lease-namespace", namespace, "--identity", identity];
+        let options = operator_options(kubeconfig, &args);
+        let address = options.args.iter().skip_while(|arg| *arg != "--health-address").nth(1).unwrap().clone();
+        let operator = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &options);
+        Self { operator, identity: identity.to_owned(), address, credential }
+    }
+
+    async fn ask(&self, path: &str) -> Result<(u16, String), String> {
+        let answer = reqwest::get(format!("http://{}/{path}", self.address)).await.map_err(|e| e.to_string())?;
+        let code = answer.status().as_u16();
+        Ok((code, answer.text().await.map_err(|e| e.to_string())?))
+    }
+
+    /// Waits until it is ready, and works or not.
+    async fn eventually_leads(&self, leads: bool) {
+        let line = format!("prefect_sync_leader {}", u8::from(leads));
+        eventually(&format!("{} to be ready with {line}", self.identity), SOON, async || {
+            let (ready, _) = self.ask("readyz").await?;
+            let (_, metrics) = self.ask("metrics").await?;
+            if ready == 200 && metrics.lines().any(|found| found == line) {
+                return Ok(());
+            }
+            Err(format!("/readyz answers {ready}\n{metrics}\n{}", self.operator.log()))
+        })
+        .await;
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.operator.pid().to_string();
+        let done = std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
+        assert!(done.success(), "kill -{signal} {pid}");
+    }
+
+    /// Whether its memory holds this text.
+    fn remembers(&self, text: &str) -> bool {
+        let folder = format!("/proc/{}", self.operator.pid());
+        let maps = std::fs::read_to_string(format!("{folder}/maps")).unwrap();
+        let mut memory = std::fs::File::open(format!("{folder}/mem")).expect("the memory of a child may be read");
+        maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+            let (start, end) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+            let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+            let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+            memory.seek(SeekFrom::Start(start)).is_ok()
+                && memory.read_exact(&mut bytes).is_ok()
+                && bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        })
+    }
+
+    /// What it asked the API server to change: when, what, and the answer. Not the Lease.
+    async fn writes(&self) -> Vec<(Timestamp, String)> {
+        let events = control_plane().await.requests_of("system:serviceaccount:prefect-sync:prefect-sync");
+        let is_its = |event: &&Value| {
+            let ids = event["user"]["extra"]["authentication.kubernetes.io/credential-id"].as_array();
+            ids.is_some_and(|ids| ids.iter().any(|id| *id == self.credential.as_str()))
+        };
+        let is_write = |event: &&Value| {
+            !["get", "list", "watch"].contains(&event["verb"].as_str().unwrap())
+                && event["objectRef"]["resource"] != "leases"
+        };
+        let told = |event: &Value| {
+            let time = event["requestReceivedTimestamp"].as_str().unwrap().parse().unwrap();
+            let (verb, uri) = (event["verb"].as_str().unwrap(), event["requestURI"].as_str().unwrap());
+            (time, format!("{verb} {uri} {}", event["responseStatus"]["code"]))
+        };
+        events.iter().filter(is_its).filter(is_write).map(told).collect()
+    }
+}
+
+/// A namespace whose replicas may hold a Lease in it, as `deploy/` lets them in the operator's own, and its workspace
+/// leads to `url`.
+async fn world(name: &str, url: &str) -> World {
+    let world = World::without_operator(name, &[]).await;
+    let manifests = std::fs::read_to_string(root().join("deploy/manifests/10-rbac.yaml")).unwrap();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&manifests).unwrap();
+    let parameters = PostParams::default();
+    for mut document in documents {
+        document["metadata"]["namespace"] = json!(world.namespace);
+        match document["kind"].as_str().unwrap() {
+            "Role" => {
+                let roles: Api<Role> = Api::namespaced(world.client.clone(), &world.namespace);
+                roles.create(&parameters, &serde_json::from_value(document).unwrap()).await.unwrap();
+            }
+            "RoleBinding" => bindings(&world).create(&parameters, &binding(document)).await.map(drop).unwrap(),
+            _ => {}
+        }
+    }
+    world.workspace(url).await;
+    world
+}
+
+fn binding(document: Value) -> RoleBinding {
+    serde_json::from_value(document).unwrap()
+}
+
+fn bindings(world: &World) -> Api<RoleBinding> {
+    Api::namespaced(world.client.clone(), &world.namespace)
+}
+
+async fn lease(world: &World) -> Lease {
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+    leases.get("prefect-sync").await.unwrap()
+}
+
+async fn eventually_holder(world: &World, holder: &str) -> Duration {
+    let since = Instant::now();
+    eventually(&format!("{holder} to hold the Lease"), SOON, async || {
+        let lease = lease(world).await;
+        let now = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
+        if now == holder { Ok(()) } else { Err(format!("{now} holds it")) }
+    })
+    .await;
+    since.elapsed()
+}
+
+/// Objects that follow keys which change all the time.
+struct Load {
+    round: usize,
+}
+
+impl Load {
+    async fn start(world: &World) -> Self {
+        let mut load = Self { round: 0 };
+        load.change(world).await;
+        for key in 0..KEYS {
+            let data = json!([{"secretKey": "V", "remoteRef": {"key": world.name(&format!("k{key}"))}}]);
+            world.apply(&psec(&format!("k{key}"), json!({"data": data}))).await;
+        }
+        load
+    }
+
+    /// Changes every key, one after the other.
+    async fn change(&mut self, world: &World) {
+        self.round += 1;
+        for key in 0..KEYS {
+            prefect().await.set_secret(&world.name(&format!("k{key}")), self.value(key)).await;
+        }
+    }
+
+    fn value(&self, key: usize) -> Value {
+        json!(format!("canary-{key}-{}", self.round))
+    }
+
+    /// Waits until every target has the last change, and every object is ready.
+    async fn eventually_delivered(&self, world: &World) {
+        for key in 0..KEYS {
+            let name = format!("k{key}");
+            let value = self.value(key);
+            world.eventually_secret(&name, &[("V", value.as_str().unwrap())]).await;
+            world.eventually_reason("PrefectSecret", &name, "Synced").await;
+        }
+    }
+
+    /// Goes on changing until the Lease is that replica's.
+    async fn change_until_held(&mut self, world: &World, holder: &str) -> Duration {
+        let since = Instant::now();
+        while lease(world).await.spec.and_then(|spec| spec.holder_identity).as_deref() != Some(holder) {
+            self.change(world).await;
+            assert!(since.elapsed() < 2 * TAKE_OVER, "{holder} does not take over");
+        }
+        since.elapsed()
+    }
+}
+
+#[tokio::test]
+async fn a_standby_is_ready_knows_no_value_and_asks_nothing_of_prefect() {
+    let proxy = Proxy::start(prefect().await.url()).await;
+    let world = world("standby", &proxy.url()).await;
+    let leader = Replica::start(&world, "a").await;
+    leader.eventually_leads(true).await;
+    let load = Load::start(&world).await;
+    load.eventually_delivered(&world).await;
+    let standby = Replica::start(&world, "b").await;
+    standby.eventually_leads(false).await;
+    let log = standby.operator.log();
+    assert!(log.contains("standing by") && log.contains(r#""holder":"a""#), "{log}");
+    // The leader is gone, and its Lease is not free yet: whatever is asked of Prefect now the standby would ask.
+    leader.signal("STOP");
+    let asked = proxy.requests().len();
+    world.apply(&psec("new", json!({"data": [{"secretKey": "V", "remoteRef": {"key": world.name("k0")}}]}))).await;
+    let (_, metrics) = standby.ask("metrics").await.unwrap();
+    for line in ["prefect_sync_prefect_requests_total{", "prefect_sync_snapshot_age_seconds{", "prefect_sync_objects{"]
+    {
+        assert!(!metrics.contains(line), "{metrics}");
+    }
+    assert_eq!(proxy.requests().len(), asked, "{:?}", proxy.requests());
+    assert!(leader.remembers("canary-0-1"), "the leader's memory holds what it delivers, or this looks at nothing");
+    assert!(!standby.remembers("canary-0-1"), "the standby holds a value");
+    assert!(standby.writes().await.is_empty(), "{:?}", standby.writes().await);
+    leader.signal("CONT");
+    world.eventually_reason("PrefectSecret", "new", "Synced").await;
+    leader.eventually_leads(true).await;
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_followed_within_15_seconds_and_no_change_is_lost() {
+    let kills: usize = std::env::var("KILLS").map_or(2, |kills| kills.parse().expect("KILLS is a number"));
+    let world = world("killed", prefect().await.url()).await;
+    let mut leader = Replica::start(&world, "r0").await;
+    leader.eventually_leads(true).await;
+    let mut load = Load::start(&world).await;
+    let mut took = Vec::new();
+    for kill in 1..=kills {
+        let standby = Replica::start(&world, &format!("r{kill}")).await;
+        standby.eventually_leads(false).await;
+        load.change(&world).await;
+        leader.operator.kill_now();
+        took.push(load.change_until_held(&world, &standby.identity).await);
+        load.eventually_delivered(&world).await;
+        leader = standby;
+    }
+    println!("taken over after {took:.1?}");
+    assert!(took.iter().all(|took| *took < TAKE_OVER), "{took:?}");
+    // Each of them once, and nothing but what the leaders wrote.
+    assert_eq!(lease(&world).await.spec.and_then(|spec| spec.lease_transitions), i32::try_from(kills).ok());
+}
+
+#[tokio::test]
+async fn a_leader_that_is_stopped_hands_over_at_once() {
+    let world = world("stopped", prefect().await.url()).await;
+    let leader = Replica::start(&world, "a").await;
+    leader.eventually_leads(true).await;
+    let mut load = Load::start(&world).await;
+    let standby = Replica::start(&world, "b").await;
+    standby.eventually_leads(false).await;
+    load.change(&world).await;
+    let (code, log) = leader.operator.stop().await;
+    assert_eq!(code, 0, "{log}");
+    let took = eventually_holder(&world, "b").await;
+    println!("handed over {took:.1?} after the leader ended");
+    // Far less than the Lease lasts.
+    assert!(took < Duration::from_secs(5), "{took:?}\n{}", standby.operator.log());
+    load.eventually_delivered(&world).await;
+    assert!(log.contains("gave the Lease back"), "{log}");
+}
+
+#[tokio::test]
+async fn a_frozen_leader_writes_nothing_when_it_wakes_and_ends() {
+    let freezes: usize = std::env::var("FREEZES").map_or(1, |freezes| freezes.parse().expect("FREEZES is a number"));
+    let world = world("frozen", prefect().await.url()).await;
+    let mut leader = Replica::start(&world, "r0").await;
+    leader.eventually_leads(true).await;
+    let mut load = Load::start(&world).await;
+    for freeze in 1..=freezes {
+        let standby = Replica::start(&world, &format!("r{freeze}")).await;
+        standby.eventually_leads(false).await;
+        // In the midst of its work.
+        load.change(&world).await;
+        leader.signal("STOP");
+        load.change_until_held(&world, &standby.identity).await;
+        let taken = lease(&world).await.spec.and_then(|spec| spec.acquire_time).unwrap().0;
+        load.eventually_delivered(&world).await;
+        leader.signal("CONT");
+        let code = eventually("the one that woke to end", SOON, async || {
+            leader.operator.exit_code().ok_or_else(|| leader.operator.log())
+        })
+        .await;
+        let log = leader.operator.log();
+        assert_eq!(code, 1, "{log}");
+        let told = format!("another replica ({}) holds the Lease now", standby.identity);
+        assert!(log.contains(&told), "{log}");
+        let writes = leader.writes().await;
+        assert!(!writes.is_empty(), "the audit log has none of its writes, so this looks at nothing");
+        let late: Vec<_> = writes.iter().filter(|(time, _)| *time >= taken).collect();
+        assert!(late.is_empty(), "after {taken}: {late:#?}");
+        load.change(&world).await;
+        load.eventually_delivered(&world).await;
+        leader = standby;
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_can_not_renew_writes_nothing_until_it_can_again() {
+    let proxy = Proxy::start(prefect().await.url()).await;
+    let world = world("unrenewed", &proxy.url()).await;
+    let leader = Replica::start(&world, "a").await;
+    leader.eventually_leads(true).await;
+    let mut load = Load::start(&world).await;
+    load.eventually_delivered(&world).await;
+    let names: BTreeMap<String, RoleBinding> = bindings(&world)
+        .list(&kube::api::ListParams::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|binding| (binding.metadata.name.clone().unwrap(), binding))
+        .collect();
+    assert_eq!(names.len(), 1, "the one of leader election: {:?}", names.keys());
+    let (name, binding) = names.into_iter().next().unwrap();
+    bindings(&world).delete(&name, &DeleteParams::default()).await.unwrap();
+    leader.eventually_leads(false).await;
+    let before = leader.writes().await.len();
+    load.change(&world).await;
+    // It has seen the change, and could write it.
+    eventually("the change to be read and its write to be held back", SOON, async || {
+        let log = leader.operator.log();
+        if log.contains("could not renew its Lease in time and writes no more") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let log = leader.operator.log();
+    assert_eq!(leader.writes().await.len(), before, "{log}");
+    assert_eq!(log.matches("taking or renewing the Lease").count(), 1, "once, not every second: {log}");
+    assert_eq!(world.secret_data("k0").await.unwrap()["V"], "canary-0-1");
+    let mut again = RoleBinding { role_ref: binding.role_ref, subjects: binding.subjects, ..RoleBinding::default() };
+    again.metadata.name = Some(name);
+    bindings(&world).create(&PostParams::default(), &again).await.unwrap();
+    leader.eventually_leads(true).await;
+    load.eventually_delivered(&world).await;
+    proxy.set(Mode::Pass);
+}
