@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Client;
 use kube::api::{Api, ListParams, LogParams};
-use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, RwLock};
 
 use crate::support::wait::try_eventually;
 use crate::support::{Prefect, PrefectOptions, install_crypto_provider, tools};
@@ -65,9 +65,7 @@ impl Node {
         assert!(std::env::var_os("PREFECT_SYNC_NODE").is_some(), "this runs on a node only: run `make test-node`");
         install_crypto_provider();
         let prefect = Prefect::start(PrefectOptions { everywhere: true, ..Default::default() }).await;
-        let namespace = |name: &str, labels: Value| {
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-        };
+        let namespace = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "prefect-server", "namespace": "prefect"},
@@ -89,6 +87,9 @@ impl Node {
         // Its caches are below the home folder.
         helm.env("HOME", root().join("target/tmp"));
         run(&mut helm, "");
+        let rollout = ["rollout", "status", "deployment", RELEASE, "--namespace", RELEASE, "--timeout=60s"];
+        let rolled_out = kubectl(&rollout).output().expect("kubectl");
+        assert!(rolled_out.status.success(), "the operator's pods do not become Ready\n{}", explain(RELEASE));
         Self { prefect }
     }
 
@@ -98,32 +99,58 @@ impl Node {
     }
 }
 
+/// Written by the test that takes replicas away; the others read, so that nobody else's times are in question.
+static REPLICAS: RwLock<()> = RwLock::const_new(());
+
+/// A guard of either kind.
+type Turn = Box<dyn std::any::Any>;
+
 /// A namespace of a test.
 pub struct Space {
     pub namespace: String,
     /// Of this test's runtime, which its connections end with.
     pub client: Client,
+    _turn: Turn,
 }
 
 impl Space {
     /// A new namespace that may read the workspace `default` of the cluster.
     pub async fn new(name: &str) -> Self {
-        node().await;
-        let labels = json!({"prefect-sync": "team"});
-        let metadata = json!({"name": name, "labels": labels});
-        apply(None, &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]);
-        Self::existing(name).await
+        Self::create(name, Box::new(REPLICAS.read().await)).await
     }
 
-    /// A namespace that is there.
-    pub async fn existing(name: &str) -> Self {
+    /// The same for a test during which no other runs.
+    pub async fn alone(name: &str) -> Self {
+        Self::create(name, Box::new(REPLICAS.write().await)).await
+    }
+
+    /// The namespace of the release.
+    pub async fn release() -> Self {
+        Self::existing(RELEASE, Box::new(REPLICAS.read().await)).await
+    }
+
+    async fn create(name: &str, turn: Turn) -> Self {
+        let space = Self::existing(name, turn).await;
+        let metadata = json!({"name": name, "labels": {"prefect-sync": "team"}});
+        apply(None, &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})]);
+        space
+    }
+
+    async fn existing(name: &str, turn: Turn) -> Self {
         node().await;
-        Self { namespace: name.to_owned(), client: Client::try_default().await.expect("KUBECONFIG names the node") }
+        let client = Client::try_default().await.expect("KUBECONFIG names the node");
+        Self { namespace: name.to_owned(), client, _turn: turn }
     }
 
     /// Applies manifests as a user would.
     pub fn apply(&self, objects: &[Value]) {
         apply(Some(&self.namespace), objects);
+    }
+
+    /// Applies a file of the repository.
+    pub fn apply_file(&self, path: &str) {
+        let path = root().join(path).display().to_string();
+        self.kubectl(&["apply", "--server-side", "--validate=strict", "--filename", &path]);
     }
 
     /// kubectl in this namespace.
@@ -144,7 +171,7 @@ impl Space {
     pub async fn pods(&self, app: &str) -> Vec<Pod> {
         let labels = ListParams::default().labels(&format!("app={app}"));
         let pods = self.all::<Pod>().list(&labels).await.expect("listing pods").items;
-        pods.into_iter().filter(|pod| pod.meta().deletion_timestamp.is_none()).collect()
+        pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
     }
 
     /// What a pod has printed; nothing while it has not started.
@@ -213,6 +240,25 @@ fn explain(namespace: &str) -> String {
         show(&["get", "pods", "--output=wide"]),
         show(&["get", "events", "--sort-by=.lastTimestamp"]),
     )
+}
+
+/// The operator's pods that are Ready and not ending.
+pub async fn operators(space: &Space) -> Vec<Pod> {
+    let pods: Api<Pod> = Api::namespaced(space.client.clone(), RELEASE);
+    let labels = ListParams::default().labels("app.kubernetes.io/name=prefect-sync");
+    let pods = pods.list(&labels).await.expect("listing pods").items;
+    let is_ready = |pod: &Pod| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+    };
+    pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod)).collect()
+}
+
+/// A key of a Secret as text, if it is there.
+pub async fn secret_text(space: &Space, name: &str, key: &str) -> Option<String> {
+    let secret = space.all::<Secret>().get_opt(name).await.expect("reading a Secret")?;
+    let value = secret.data.unwrap_or_default().remove(key)?;
+    Some(String::from_utf8(value.0).expect("text"))
 }
 
 /// The manifest of a PrefectSecret.

@@ -13,4 +13,5 @@ mod image;
 mod install;
 mod job_template;
 mod pods;
+mod takeover;
 mod worker;

@@ -15,6 +15,8 @@ lacks containerd containerd
 lacks containernetworking-plugins /usr/lib/cni/bridge
 lacks gcc cc
 lacks iproute2 ip
+# What a static program is linked with.
+[ -e "$(cc -print-file-name=libc.a 2>/dev/null)" ] || echo libc6-dev
 lacks mmdebstrap mmdebstrap
 lacks nftables nft
 lacks openssl openssl

@@ -35,8 +35,7 @@ async fn a_job_reads_from_its_environment_and_its_files_what_prefect_holds_byte_
         ]},
     });
     let text = json!({"data": [{"secretKey": "AWKWARD", "remoteRef": {"key": "job-awkward"}}]});
-    let binary =
-        json!({"data": [{"secretKey": "key.bin", "remoteRef": {"key": "job-binary"}, "decoding": "Base64"}]});
+    let binary = json!({"data": [{"secretKey": "key.bin", "remoteRef": {"key": "job-binary"}, "decoding": "Base64"}]});
     space.apply(&[prefect_secret("text", text), prefect_secret("binary", binary), kv]);
     for object in ["prefectsecret/text", "prefectsecret/binary", "prefectkv/settings"] {
         space.eventually_ready(object).await;
@@ -142,7 +141,8 @@ async fn a_deployment_named_in_restart_rolls_and_its_new_pod_has_the_new_environ
     let rolled_out = async |token: &str| {
         let agent = space.all::<Deployment>().get("agent").await.map_err(|error| error.to_string())?;
         let (generation, status) = (agent.metadata.generation, agent.status.unwrap_or_default());
-        if status.observed_generation != generation || (status.updated_replicas, status.replicas) != (Some(1), Some(1)) {
+        if status.observed_generation != generation || (status.updated_replicas, status.replicas) != (Some(1), Some(1))
+        {
             return Err(format!("not rolled out: {status:?}"));
         }
         let pods = space.pods("agent").await;
