@@ -15,18 +15,17 @@ const AWKWARD: &str = "  p/w&\"1'`$HOME$(HOME)${HOME}\\n\n\tsecond line ü 🗝\
 /// Bytes that are no text.
 const BINARY: &[u8] = &[0, 255, 10, 13, 0, 128, 254, 10];
 
-fn base64(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
+/// JSON with a notation that careless hands change.
+const NUMBERS: &str = r#"{"b":1.5,"a":[1,2]}"#;
 
 #[tokio::test]
 async fn a_job_reads_from_its_environment_and_its_files_what_prefect_holds_byte_for_byte() {
     let space = Space::new("job").await;
     let prefect = node().await.prefect();
     prefect.set_secret("job-awkward", json!(AWKWARD)).await;
-    prefect.set_secret("job-binary", json!(base64(BINARY))).await;
+    prefect.set_secret("job-binary", json!(base64::engine::general_purpose::STANDARD.encode(BINARY))).await;
     prefect.set_variable("job_setting", json!(AWKWARD)).await;
-    prefect.set_variable_raw("job_numbers", r#"{"b":1.5,"a":[1,2]}"#).await;
+    prefect.set_variable_raw("job_numbers", NUMBERS).await;
     let kv = json!({
         "apiVersion": "prefect-sync.dev/v1alpha1", "kind": "PrefectKV", "metadata": {"name": "settings"},
         "spec": {"data": [
@@ -41,10 +40,9 @@ async fn a_job_reads_from_its_environment_and_its_files_what_prefect_holds_byte_
         space.eventually_ready(object).await;
     }
 
-    // One line for each variable and each file: its name, and what it holds as base64.
+    // The environment as the program got it, and each file: its name, and what it holds as base64.
     let script = r#"
-for name in AWKWARD SETTING NUMBERS; do echo "$name $(printenv "$name" | base64 -w 0)"; done
-for file in /etc/text/* /etc/binary/* /etc/settings/*; do echo "$file $(base64 -w 0 "$file")"; done
+for file in /proc/1/environ /etc/text/* /etc/binary/* /etc/settings/*; do echo "$file $(base64 -w 0 "$file")"; done
 "#;
     let mut container = busybox(script);
     container["envFrom"] = json!([{"secretRef": {"name": "text"}}, {"configMapRef": {"name": "settings"}}]);
@@ -71,20 +69,22 @@ for file in /etc/text/* /etc/binary/* /etc/settings/*; do echo "$file $(base64 -
         })
         .await;
     let log = space.log(&space.pods("flow").await[0].name_any()).await;
-    let printed: BTreeMap<&str, &str> = log.lines().filter_map(|line| line.split_once(' ')).collect();
-    // printenv ends with a newline of its own.
-    let variable = |text: &str| base64(format!("{text}\n").as_bytes());
-    let (awkward, numbers) = (base64(AWKWARD.as_bytes()), r#"{"b":1.5,"a":[1,2]}"#);
-    let (awkward_variable, numbers_variable) = (variable(AWKWARD), variable(numbers));
-    let (binary, numbers) = (base64(BINARY), base64(numbers.as_bytes()));
+    let mut printed: BTreeMap<&str, Vec<u8>> = log
+        .lines()
+        .map(|line| line.split_once(' ').unwrap_or_else(|| panic!("the Job printed {log}")))
+        .map(|(file, text)| (file, base64::engine::general_purpose::STANDARD.decode(text).expect("base64")))
+        .collect();
+    let environment = printed.remove("/proc/1/environ").expect("its environment");
+    for (name, expected) in [("AWKWARD", AWKWARD), ("SETTING", AWKWARD), ("NUMBERS", NUMBERS)] {
+        let variable = format!("{name}={expected}");
+        let has = environment.split(|byte| *byte == 0).any(|found| found == variable.as_bytes());
+        assert!(has, "{variable:?} is not in {:?}", String::from_utf8_lossy(&environment));
+    }
     let expected = BTreeMap::from([
-        ("AWKWARD", awkward_variable.as_str()),
-        ("SETTING", &awkward_variable),
-        ("NUMBERS", &numbers_variable),
-        ("/etc/text/AWKWARD", &awkward),
-        ("/etc/binary/key.bin", &binary),
-        ("/etc/settings/SETTING", &awkward),
-        ("/etc/settings/NUMBERS", &numbers),
+        ("/etc/binary/key.bin", BINARY.to_vec()),
+        ("/etc/settings/NUMBERS", NUMBERS.into()),
+        ("/etc/settings/SETTING", AWKWARD.into()),
+        ("/etc/text/AWKWARD", AWKWARD.into()),
     ]);
     assert_eq!(printed, expected);
 }
