@@ -11,12 +11,9 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD tools=$PWD/target/tools
-fail() { printf 'tools: %s\n' "$@" >&2; exit 1; }
-need() { command -v "$1" >/dev/null || fail "$1 is missing: $2"; }
-hash_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
-# Whether version $1 is at least $2.
-at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n1)" = "$2" ]; }
-
+step_log=$tools/last-step.log
+# shellcheck source=tests/steps.sh
+source tests/steps.sh
 need flock "install util-linux"
 need sha256sum "install coreutils"
 need cargo "install Rust with rustup"
@@ -25,42 +22,9 @@ have=$(cargo --version | cut -d' ' -f2)
 at_least "$have" "$want" || fail "Rust $want or later is needed, cargo is $have: run 'rustup update'"
 
 mkdir -p "$tools/bin"
-exec 9>"$tools/.lock"
-if ! flock -n 9; then
-    echo "tools: another run is installing, waiting for it"
-    flock 9
-fi
+lock "$tools/.lock"
 # What an interrupted run left; nobody else is in here now.
 rm -rf "$tools"/.new-*
-
-# Runs a command with its output in a log and says every few seconds that it goes on; shows the log's end on failure.
-# It is a process group of its own, so that Ctrl-C ends all of it. It inherits the lock: should it outlive us all the
-# same, the next run waits for it.
-step() {
-    local what=$1 log=$tools/last-step.log start=$SECONDS
-    shift
-    echo "tools: $what"
-    set -m
-    "$@" >"$log" 2>&1 </dev/null &
-    set +m
-    local job=$! every=5 next=5
-    [ -t 1 ] || every=20 next=20
-    trap 'kill -- -'"$job"' 2>/dev/null; echo "tools: interrupted" >&2; exit 130' INT TERM
-    while kill -0 "$job" 2>/dev/null; do
-        sleep 0.2
-        if [ $((SECONDS - start)) -ge "$next" ]; then
-            next=$((next + every))
-            printf 'tools:   … %d:%02d elapsed, %d lines of progress in target/tools/last-step.log\n' \
-                $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) "$(wc -l <"$log")"
-        fi
-    done
-    trap - INT TERM
-    if ! wait "$job"; then
-        tail -n 30 "$log" >&2
-        fail "failed: $what (the end of its output is above, all of it in target/tools/last-step.log)"
-    fi
-    echo "tools:   done in $((SECONDS - start)) s"
-}
 
 # --- What is built from Go modules --------------------------------------------------------------------------------------
 kubernetes=$(sed -n 's|.*k8s.io/kubernetes \(v[0-9.]*\).*|\1|p' tests/controlplane/go.mod | head -n1)
@@ -127,18 +91,6 @@ programs tests/tools/coredns "a minute" coredns
 programs tests/tools/promtool "3 minutes" promtool
 
 # --- Prefect ----------------------------------------------------------------------------------------------------------
-# The pins were resolved with Python 3.11: some need it, and Prefect 1 does not know later ones.
-find_python() {
-    local candidate
-    for candidate in python3.11 python3 python; do
-        # Run it: a version manager's shim exists for versions that are not there.
-        if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.11 ]; then
-            command -v "$candidate"
-            return
-        fi
-    done
-    fail "Python 3.11 is missing (looked for python3.11 and python3): install python3.11 and python3.11-venv"
-}
 make_venv() {
     local python=$1 new=$2 place=$3 pins=$4 script
     "$python" -m venv "$new"

@@ -9,7 +9,8 @@ use crate::support::python::prefect1;
 use crate::support::{Prefect, PrefectOptions, Scratch, eventually};
 
 /// Examples without an object that syncs: where Prefect is, and a pod.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
+    "base-job-template.json",
     "cloud-workspace.yaml",
     "flow-pod.yaml",
     // These are of the whole cluster: see below.

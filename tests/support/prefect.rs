@@ -17,6 +17,8 @@ pub struct PrefectOptions {
     pub csrf: bool,
     /// Whether it serves its pages, at the address without `/api`.
     pub ui: bool,
+    /// Whether it listens on all addresses, for pods, instead of 127.0.0.1 only.
+    pub everywhere: bool,
     /// Prefect 2 instead of 3. It makes its database by itself, in about ten seconds.
     pub two: bool,
 }
@@ -129,7 +131,8 @@ impl Prefect {
             command
         } else {
             let mut command = Command::new(tools::prefect3_python());
-            command.args(["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-services"]);
+            let host = if self.options.everywhere { "0.0.0.0" } else { "127.0.0.1" };
+            command.args(["-m", "prefect", "server", "start", "--host", host, "--no-services"]);
             command.args(["--port", &port, if self.options.ui { "--ui" } else { "--no-ui" }]);
             command
         };

@@ -129,6 +129,11 @@ impl PrefectClient {
         accept(&Method::GET, path, answer)
     }
 
+    /// What a POST to `path` (after `/api`) answers.
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
+        self.expect(&Method::POST, path, Some(body.to_string())).await
+    }
+
     /// The id of a block, which must exist.
     pub async fn id_of_block(&self, type_slug: &str, name: &str) -> String {
         self.block_id(type_slug, name).await.unwrap_or_else(|| panic!("no {type_slug} block {name:?}"))

@@ -55,6 +55,12 @@ pub fn promtool() -> PathBuf {
     tool("bin/promtool")
 }
 
+/// The pins of `tests/prefect/worker.txt`, as a folder for `PYTHONPATH`.
+pub fn prefect_worker() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node/worker");
+    installed(folder, "run `make test-node`")
+}
+
 /// The key with which test control planes sign service account tokens.
 pub fn service_account_key() -> PathBuf {
     tool("service-account.key")
