@@ -28,6 +28,7 @@ const OTHERS: &[&str] = &[
     "CreateOrMerge",
     "CreatedOnce",
     "FailedMount",
+    "InProgress",
     "OnChange",
     "PushSecret",
     "SecretStore",
@@ -35,7 +36,7 @@ const OTHERS: &[&str] = &[
 /// Ours that are no reasons.
 const KINDS: &[&str] = &["ClusterPrefectWorkspace", "PrefectKV", "PrefectSecret", "PrefectWorkspace"];
 /// Flags of kubectl and helm.
-const OTHERS_FLAGS: &[&str] = &["cascade", "force-conflicts", "set", "take-ownership"];
+const OTHERS_FLAGS: &[&str] = &["cascade", "force-conflicts", "server-side", "set", "take-ownership"];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -319,7 +320,7 @@ fn problems_of(kind: &str, spec: &Value) -> Option<Vec<String>> {
 #[test]
 fn every_manifest_of_ours_in_a_page_is_one_that_the_types_read_whole() {
     let values = chart("values.yaml");
-    let others = Regex::new("^(external-secrets.io/|v1$|apps/|batch/)").unwrap();
+    let others = Regex::new("^(external-secrets.io/|kustomize.toolkit.fluxcd.io/|v1$|apps/|batch/)").unwrap();
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for page in pages().values() {
         for document in page.blocks("yaml").flat_map(|block| documents(block, &page.name())) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real parts that the tests and the demo run against, into target/tools and nowhere else:
-#   bin/      etcd, kubectl and Kubernetes' own programs, built from tests/controlplane; helm, coredns and promtool from
-#             tests/tools
+#   bin/      etcd, kubectl and Kubernetes' own programs, built from tests/controlplane; helm, coredns, promtool and
+#             health from tests/tools
 #   prefect3/ prefect2/ prefect1/  virtual environments with the pins of tests/prefect
 #   previous/            the operator and CRDs of the version before, named in tests/upgrade/previous
 #   prefect3.db          a migrated, empty Prefect database; service-account.key
@@ -37,6 +37,7 @@ declare -A package=(
     [helm]=helm.sh/helm/v4/cmd/helm
     [promtool]=github.com/prometheus/prometheus/cmd/promtool
     [coredns]=.
+    [health]=.
 )
 for name in kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do
     package[$name]=k8s.io/kubernetes/cmd/$name
@@ -89,6 +90,7 @@ programs tests/controlplane "5 minutes" "${kube[@]}"
 programs tests/tools/helm "2 minutes" helm
 programs tests/tools/coredns "a minute" coredns
 programs tests/tools/promtool "3 minutes" promtool
+programs tests/tools/health "a minute" health
 
 # --- Prefect ----------------------------------------------------------------------------------------------------------
 make_venv() {

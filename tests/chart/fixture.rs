@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
 use crate::support::{ControlPlane, Scratch, tools};
 
@@ -137,21 +136,17 @@ pub fn quiet(control_plane: &ControlPlane, args: &[&str]) -> String {
 }
 
 /// A control plane with the chart's CRDs, those of the Prometheus operator, and the teams' namespaces.
-pub async fn control_plane() -> &'static ControlPlane {
-    static CELL: OnceCell<ControlPlane> = OnceCell::const_new();
-    CELL.get_or_init(|| async {
-        let control_plane = ControlPlane::start().await;
-        let helm = Helm::offline();
-        let crds = helm.ok(&["template", CHART, "--show-only", "templates/crds.yaml"]);
-        control_plane.kubectl_ok(&["apply", "-f", &helm.write("crds", "yaml", &crds)]);
-        control_plane.kubectl_ok(&["apply", "-f", "tests/chart/prometheus-crds.yaml"]);
-        control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
-        for team in TEAMS {
-            control_plane.kubectl_ok(&["create", "namespace", team]);
-        }
-        control_plane
-    })
-    .await
+pub async fn new_control_plane() -> ControlPlane {
+    let control_plane = ControlPlane::start().await;
+    let helm = Helm::offline();
+    let crds = helm.ok(&["template", CHART, "--show-only", "templates/crds.yaml"]);
+    control_plane.kubectl_ok(&["apply", "-f", &helm.write("crds", "yaml", &crds)]);
+    control_plane.kubectl_ok(&["apply", "-f", "tests/chart/prometheus-crds.yaml"]);
+    control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
+    for team in TEAMS {
+        control_plane.kubectl_ok(&["create", "namespace", team]);
+    }
+    control_plane
 }
 
 /// Makes a namespace that warns of every pod that is not `restricted`.

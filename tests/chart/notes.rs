@@ -2,7 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{CHART, Helm, TEAMS, control_plane, documents, succeeded};
+use tokio::sync::OnceCell;
+
+use crate::fixture::{CHART, Helm, TEAMS, documents, new_control_plane, succeeded};
+use crate::support::ControlPlane;
+
+/// The one that all tests of the notes share.
+async fn control_plane() -> &'static ControlPlane {
+    static CELL: OnceCell<ControlPlane> = OnceCell::const_new();
+    CELL.get_or_init(new_control_plane).await
+}
 
 /// The lines of the notes that are commands, without their indentation. A here-document is part of its command.
 fn commands(notes: &str) -> Vec<String> {

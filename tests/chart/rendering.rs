@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    CHART, Helm, TEAMS, control_plane, documents, everything, find, quiet, restricted_namespace, root, succeeded,
+    CHART, Helm, TEAMS, documents, everything, find, new_control_plane, quiet, restricted_namespace, root, succeeded,
 };
 use crate::support::Scratch;
 
@@ -225,7 +225,7 @@ const CASES: &[fn() -> Case] = &[
 
 #[tokio::test]
 async fn the_api_server_accepts_every_set_of_values_without_a_warning() {
-    let control_plane = control_plane().await;
+    let control_plane = &new_control_plane().await;
     let helm = Helm::offline();
     let namespace = restricted_namespace(control_plane, "matrix").await;
     for case in CASES {

@@ -1,16 +1,46 @@
-//! What the status says as kstatus reads it, and which Events tell of it.
+//! What the status says, how GitOps tools read it, and which Events tell of it.
 
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fixture::{SOON, World, passes, prefect};
 use crate::reconciling::{create, etl};
-use crate::support::{Mode, Proxy, eventually};
+use crate::support::{Mode, Proxy, Scratch, eventually, tools};
+
+/// The health check for Argo CD, as the page has it.
+fn argocd_script() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/docs/gitops.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let mut blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let block = blocks.find(|block| block.contains("argocd-cm")).expect("a ConfigMap in gitops.md");
+    let map: Value = serde_saphyr::from_str(block).unwrap();
+    let customizations: Value =
+        serde_saphyr::from_str(map["data"]["resource.customizations"].as_str().expect("text")).unwrap();
+    customizations["prefect-sync.dev/*"]["health.lua"].as_str().expect("a script").to_owned()
+}
+
+/// What kstatus itself says of an object, or with a script's path what Argo CD's interpreter makes of it.
+fn health(args: &[&str], object: &Value) -> String {
+    let mut command = Command::new(tools::health());
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(object.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "health {args:?} of {object}");
+    String::from_utf8(output.stdout).unwrap()
+}
 
 #[tokio::test]
-async fn conditions_are_as_kstatus_reads_them_and_events_tell_transitions_only() {
+async fn conditions_are_as_gitops_tools_read_them_and_events_tell_transitions_only() {
+    let scratch = Scratch::new("health");
+    let script = scratch.path().join("health.lua");
+    std::fs::write(&script, argocd_script()).unwrap();
+    let script = script.to_str().unwrap();
     let world = World::new("status").await;
     let proxy = Proxy::start(prefect().await.url()).await;
     world.workspace(&proxy.url()).await;
@@ -21,16 +51,18 @@ async fn conditions_are_as_kstatus_reads_them_and_events_tell_transitions_only()
     let (no1, no2) = (world.name("missing-1"), world.name("missing-2"));
     let mut transitions: Vec<String> = Vec::new();
     let mut generation = 0;
-    // What is asked for; Ready, its reason, and the other condition; whether Ready changes.
+    // What is asked for; Ready, its reason, and the other condition; whether Ready changes; kstatus and Argo CD.
+    let (synced, missing) = (["Current", "Healthy"], ["InProgress", "Progressing"]);
+    let foreign = json!({"target": {"name": "foreign"}});
     let steps = [
-        (&key, json!({}), "True", "Synced", None, true),
-        (&no1, json!({}), "False", "KeyNotFound", Some("Reconciling"), true),
-        (&no2, json!({}), "False", "KeyNotFound", Some("Reconciling"), false),
-        (&key, json!({"target": {"name": "foreign"}}), "False", "TargetConflict", Some("Stalled"), false),
-        (&key, json!({"suspend": true}), "False", "Suspended", None, false),
-        (&key, json!({}), "True", "Synced", None, true),
+        (&key, json!({}), "True", "Synced", None, true, synced),
+        (&no1, json!({}), "False", "KeyNotFound", Some("Reconciling"), true, missing),
+        (&no2, json!({}), "False", "KeyNotFound", Some("Reconciling"), false, missing),
+        (&key, foreign, "False", "TargetConflict", Some("Stalled"), false, ["Failed", "Degraded"]),
+        (&key, json!({"suspend": true}), "False", "Suspended", None, false, ["InProgress", "Suspended"]),
+        (&key, json!({}), "True", "Synced", None, true, synced),
     ];
-    for (key, more, status, reason, other, transition) in steps {
+    for (key, more, status, reason, other, transition, [kstatus, argocd]) in steps {
         if let Some(last) = transitions.last() {
             // Times have whole seconds: a transition now must differ from the last.
             let last: Timestamp = last.parse().unwrap();
@@ -58,6 +90,13 @@ async fn conditions_are_as_kstatus_reads_them_and_events_tell_transitions_only()
         expected.extend(other.map(|other| (other, "True", reason)));
         assert_eq!(seen, expected);
         assert!(conditions.iter().all(|c| c["observedGeneration"] == generation), "{conditions:?}");
+        let message = conditions[0]["message"].as_str().unwrap();
+        assert_eq!(health(&["kstatus"], &object), format!("{kstatus}\n"), "{object}");
+        assert_eq!(health(&["argocd", script], &object), format!("{argocd}\n{reason}: {message}\n"), "{object}");
+        let mut changed = object.clone();
+        changed["metadata"]["generation"] = json!(generation + 1);
+        assert_eq!(health(&["kstatus"], &changed), "InProgress\n");
+        assert!(health(&["argocd", script], &changed).starts_with("Progressing\n"));
         let time = conditions[0]["lastTransitionTime"].as_str().unwrap().to_owned();
         match transitions.last() {
             Some(before) if transition => assert_ne!(*before, time, "{reason}"),

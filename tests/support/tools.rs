@@ -55,6 +55,11 @@ pub fn promtool() -> PathBuf {
     tool("bin/promtool")
 }
 
+/// What says how GitOps tools see an object's health.
+pub fn health() -> PathBuf {
+    tool("bin/health")
+}
+
 /// The pins of `tests/prefect/worker.txt`, as a folder for `PYTHONPATH`.
 pub fn prefect_worker() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/node/worker");
