@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -11,6 +12,7 @@ use kube::api::{Api, ListParams, LogParams};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, RwLock};
 
+use crate::readme;
 use crate::support::wait::try_eventually;
 use crate::support::{Prefect, PrefectOptions, install_crypto_provider, tools};
 
@@ -63,6 +65,9 @@ pub async fn node() -> &'static Node {
 impl Node {
     async fn install() -> Self {
         assert!(std::env::var_os("PREFECT_SYNC_NODE").is_some(), "this runs on a node only: run `make test-node`");
+        // A cell whose making panicked is made again, by the next test.
+        static TRIED: AtomicBool = AtomicBool::new(false);
+        assert!(!TRIED.swap(true, Ordering::Relaxed), "the installation failed: another test's message says why");
         install_crypto_provider();
         let prefect = Prefect::start(PrefectOptions { everywhere: true, ..Default::default() }).await;
         let namespace = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
@@ -81,8 +86,10 @@ impl Node {
         let restricted = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let objects = [namespace(RELEASE, restricted), namespace("prefect", json!({})), service, slice];
         apply(None, &objects);
+        prefect.set_secret("db-password", json!(readme::DB_PASSWORD)).await;
+        readme::follow();
         let mut helm = Command::new(tools::helm());
-        helm.args(["install", RELEASE, "--namespace", RELEASE]);
+        helm.args(["upgrade", RELEASE, "--namespace", RELEASE]);
         helm.arg(root().join("deploy/helm/prefect-sync")).arg("--values").arg(root().join("tests/node/values.yaml"));
         // Its caches are below the home folder.
         helm.env("HOME", root().join("target/tmp"));
@@ -122,6 +129,11 @@ impl Space {
     /// The same for a test during which no other runs.
     pub async fn alone(name: &str) -> Self {
         Self::create(name, Box::new(REPLICAS.write().await)).await
+    }
+
+    /// The namespace that the README has its reader make.
+    pub async fn of_the_readme() -> Self {
+        Self::existing("flows", Box::new(REPLICAS.read().await)).await
     }
 
     /// The namespace of the release.

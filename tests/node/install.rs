@@ -1,11 +1,9 @@
 //! What `helm install` brings about.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use kube::api::ListParams;
 
-use crate::fixture::{RELEASE, SOON, Space, kubectl, run};
+use crate::fixture::{RELEASE, SOON, Space, kubectl, operators, run};
 
 #[tokio::test]
 async fn the_chart_installs_the_operator_from_its_own_image_in_two_replicas_under_restricted_pod_security() {
@@ -15,7 +13,7 @@ async fn the_chart_installs_the_operator_from_its_own_image_in_two_replicas_unde
             let deployment = release.all::<Deployment>().get(RELEASE).await.map_err(|error| error.to_string())?;
             let status = deployment.status.unwrap_or_default();
             match (status.ready_replicas, status.replicas) {
-                (Some(2), Some(2)) => Ok(()),
+                (Some(2), Some(2)) if operators(&release).await.len() == 2 => Ok(()),
                 other => Err(format!("{other:?} of two are Ready")),
             }
         })
@@ -23,7 +21,7 @@ async fn the_chart_installs_the_operator_from_its_own_image_in_two_replicas_unde
     let namespace = run(&mut kubectl(&["get", "namespace", RELEASE, "-o", "jsonpath={.metadata.labels}"]), "");
     assert!(namespace.contains(r#""pod-security.kubernetes.io/enforce":"restricted""#), "{namespace}");
     let image = format!("localhost/prefect-sync:{}", env!("CARGO_PKG_VERSION"));
-    for pod in release.all::<Pod>().list(&ListParams::default()).await.unwrap() {
+    for pod in operators(&release).await {
         let name = pod.name_any();
         let status = pod.status.unwrap().container_statuses.unwrap().remove(0);
         assert_eq!(status.image, image, "{name}");

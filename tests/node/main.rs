@@ -13,5 +13,6 @@ mod image;
 mod install;
 mod job_template;
 mod pods;
+mod readme;
 mod takeover;
 mod worker;

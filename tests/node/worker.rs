@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fixture::{SOON, Space, node, prefect_secret, read};
+use crate::readme::DB_PASSWORD;
 use crate::support::Prefect;
 
 const IMAGE: &str = "localhost/prefect:1";
@@ -23,7 +24,7 @@ fn worker() -> [Value; 4] {
         {"name": "PREFECT_API_URL", "value": "http://prefect-server.prefect.svc:4200/api"},
         {"name": "PREFECT_HOME", "value": "/tmp/prefect"},
         {"name": "PREFECT_WORKER_QUERY_SECONDS", "value": "1"},
-        {"name": "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES", "value": "flows"},
+        {"name": "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES", "value": "work"},
     ]);
     [
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}),
@@ -49,7 +50,7 @@ fn worker() -> [Value; 4] {
 /// A deployment of the flow with these job variables beside those that every deployment here needs.
 async fn deployment(prefect: &Prefect, name: &str, job_variables: &Value) -> String {
     let flow = prefect.post("/flows/", &json!({"name": "report"})).await;
-    let mut variables = json!({"image": IMAGE, "image_pull_policy": "Never", "namespace": "flows"});
+    let mut variables = json!({"image": IMAGE, "image_pull_policy": "Never", "namespace": "work"});
     let more = job_variables.as_object().expect("an object").clone();
     variables.as_object_mut().expect("an object").extend(more);
     let deployment = json!({
@@ -92,9 +93,9 @@ async fn report(space: &Space, prefect: &Prefect, deployment: &str, names: &[&st
 
 #[tokio::test]
 async fn a_flow_of_the_kubernetes_worker_gets_the_synced_values_and_those_that_its_deployment_chooses() {
-    let space = Space::new("flows").await;
+    let space = Space::new("work").await;
     let prefect = node().await.prefect();
-    prefect.set_secret("db-password", json!("p/w&\"1$HOME\n")).await;
+    prefect.set_secret("db-password", json!(DB_PASSWORD)).await;
     prefect.set_variable("my_flow_last_executed", json!("2026-11-24")).await;
     prefect.set_secret("other-token", json!("other")).await;
     // The pool is there before its worker, which would make one with the default template.
@@ -110,12 +111,12 @@ async fn a_flow_of_the_kubernetes_worker_gets_the_synced_values_and_those_that_i
     }
 
     let names = ["DB_PASSWORD", "DB_HOST", "LAST_EXECUTED", "TOKEN"];
-    let files = json!({"DB_PASSWORD": "p/w&\"1$HOME\n", "DB_HOST": "localhost"});
+    let files = json!({"DB_PASSWORD": DB_PASSWORD, "DB_HOST": "localhost"});
     let usual = deployment(prefect, "usual", &json!({})).await;
     assert_eq!(
         report(&space, prefect, &usual, &names).await,
         json!({"env": {
-            "DB_PASSWORD": "p/w&\"1$HOME\n", "DB_HOST": "localhost", "LAST_EXECUTED": "2026-11-24", "TOKEN": null,
+            "DB_PASSWORD": DB_PASSWORD, "DB_HOST": "localhost", "LAST_EXECUTED": "2026-11-24", "TOKEN": null,
         }, "files": files})
     );
     let own = deployment(prefect, "own", &json!({"env_from": [{"secretRef": {"name": "other"}}]})).await;
