@@ -25,6 +25,12 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The manifests of a folder of the repository.
+pub fn manifests(folder: &str) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(root().join(folder)).unwrap().map(|file| file.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "yaml")).collect()
+}
+
 /// The control plane of most tests, whose operators are limited to a namespace each.
 pub async fn control_plane() -> &'static ControlPlane {
     static CELL: OnceCell<ControlPlane> = OnceCell::const_new();

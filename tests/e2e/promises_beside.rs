@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, control_plane, passes, prefect, root};
+use crate::fixture::{SOON, World, control_plane, manifests, passes, prefect, root};
 use crate::support::{Mode, Proxy, eventually};
 
 fn object(kind: &str, name: &str, spec: Value) -> String {
@@ -135,8 +135,8 @@ fn defaults(schema: &Value, at: &str, found: &mut Vec<String>) {
 async fn promise_10_there_are_no_webhooks_and_no_schema_defaults() {
     let mut kinds = Vec::new();
     for folder in ["crds", "deploy/manifests", "deploy/examples"] {
-        for entry in std::fs::read_dir(root().join(folder)).unwrap() {
-            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for file in manifests(folder) {
+            let text = std::fs::read_to_string(file).unwrap();
             let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
             kinds.extend(documents.iter().map(|document| document["kind"].as_str().unwrap().to_owned()));
         }
