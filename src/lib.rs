@@ -51,7 +51,8 @@
 //!   `Debug` shows one; response bodies are never logged.
 //! - What the rules do not give a namespace is not asked for it, not kept for it, and not told to it.
 //! - A failure removes nothing. What a confirmed absence does is a table in [`sync::plan()`].
-//! - Every write names the version that was seen, or is a create that fails where something exists.
+//! - Every write of a target names the version that was seen, or is a create that fails where something exists; a status
+//!   replaces only the one that it was planned from.
 //! - When nothing changes nothing is written.
 //! - Of several replicas one works; what may no longer write is held back before it reaches the API server
 //!   ([`controllers::lease`]).

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
@@ -11,6 +12,7 @@ use prefect_sync::controllers::{self, Options};
 use prefect_sync::prefect::Budgets;
 use prefect_sync::sync::election::LeaseOptions;
 use prefect_sync::{api, check, exec, job_template, render, telemetry};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -53,6 +55,11 @@ fn chain(error: &anyhow::Error) -> String {
     })
 }
 
+/// How long a replica that can fill its caches has time to do so before it stands for election nevertheless.
+const WARM_UP: Duration = Duration::from_secs(10);
+/// How long what is under way may take after the operator was asked to stop.
+const DRAIN: Duration = Duration::from_secs(15);
+
 async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context(
         "finding the cluster: there must be a service account (in a cluster) or a kubeconfig (KUBECONFIG, ~/.kube/config)",
@@ -73,6 +80,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let client = kube::client::ClientBuilder::try_from(config).context("connecting to the cluster")?;
     let client = client.with_layer(&FenceLayer(leadership.clone())).build();
+    let readiness = health.readiness.clone();
     let mut served = tokio::spawn(telemetry::serve(args.health_address, health.clone(), shutdown.clone()));
     let options = Options {
         namespaces: listed(args.namespaces),
@@ -84,29 +92,49 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let until = finished.clone();
     let mut kept = tokio::spawn(async move {
         match keeper {
-            Some(keeper) => keeper.run(until).await,
+            Some(keeper) => {
+                // One that is cold, or can't work at all, must not take the Lease of one that is warm.
+                let warm = tokio::time::timeout(WARM_UP, readiness.ready());
+                let _ = until.run_until_cancelled(warm).await;
+                keeper.run(until).await
+            }
             None => {
                 until.cancelled().await;
                 Ok(())
             }
         }
     });
-    tokio::select! {
-        signal = signalled() => signal?,
+    let ended = tokio::select! {
+        signal = signalled() => signal,
         // Any of them ending by itself is an error that ends the process, so that it is restarted.
-        ended = &mut served => return ended.context("the health server panicked")?,
-        ended = &mut kept => return ended.context("leader election panicked")?,
-        ended = &mut controllers => {
-            return ended.context("the controllers panicked")?.with_context(|| format!("cluster {cluster}"));
+        ended = &mut served => result(ended, "the health server"),
+        ended = &mut controllers => result(ended, "the controllers").with_context(|| format!("cluster {cluster}")),
+        ended = &mut kept => return result(ended, "leader election"),
+    };
+    if ended.is_ok() {
+        tracing::info!("asked to stop; finishing what is under way");
+    }
+    shutdown.cancel();
+    let mut drained = Ok(());
+    if !controllers.is_finished() {
+        tokio::select! {
+            ended = &mut controllers => drained = result(ended, "the controllers"),
+            ended = &mut kept => return result(ended, "leader election"),
+            () = tokio::time::sleep(DRAIN) => {
+                tracing::warn!("not finished within {DRAIN:?}; what is left undone is done by who works next");
+                controllers.abort();
+            }
         }
     }
-    tracing::info!("asked to stop; finishing what is under way");
-    shutdown.cancel();
-    let done = controllers.await.context("the controllers panicked")?;
     // Only now may another replica work.
     finished.cancel();
-    kept.await.context("leader election panicked")??;
-    done
+    result(kept.await, "leader election")?;
+    ended.and(drained)
+}
+
+/// What a task came to.
+fn result(ended: Result<anyhow::Result<()>, JoinError>, what: &str) -> anyhow::Result<()> {
+    ended.with_context(|| format!("{what} panicked"))?
 }
 
 /// Which Lease to hold, and as whom.

@@ -68,9 +68,17 @@ impl ClusterWorkspaces {
         }
     }
 
-    /// Waits until it is known what there is, or that it can't be.
+    /// Cancelled when it is known what there is, or that it can't be.
+    pub fn settles(&self) -> Option<&CancellationToken> {
+        match self {
+            Self::On { settled, .. } => Some(settled),
+            Self::Off(_) => None,
+        }
+    }
+
+    /// Waits for that.
     pub async fn settled(&self) {
-        if let Self::On { settled, .. } = self {
+        if let Some(settled) = self.settles() {
             settled.cancelled().await;
         }
     }

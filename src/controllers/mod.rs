@@ -11,8 +11,8 @@
 //! - `watching` is what all watches have in common when they fail.
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
 //!
-//! **Invariants.** Nothing is decided here that a pure function could decide. A write names the version that was
-//! seen. No full Secret is kept. One object's failure delays no other.
+//! **Invariants.** Nothing is decided here that a pure function could decide. A write of a target or of an object's
+//! status names the version that was seen. No full Secret is kept. One object's failure delays no other.
 
 pub mod apply;
 mod bulk;
@@ -53,6 +53,7 @@ use context::Context;
 use directory::{ClusterWorkspaces, Directory};
 use lease::Leadership;
 use wakers::Wakers;
+use watching::Patience;
 
 /// The name under which we write: field manager, Event reporter.
 pub const MANAGER: &str = "prefect-sync";
@@ -120,7 +121,8 @@ pub async fn run(
     leadership: Leadership,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let served = served_kinds(&client).await?;
+    let Some(served) = shutdown.run_until_cancelled(served_kinds(&client)).await else { return Ok(()) };
+    let served = served?;
     let scopes = Scope::all(&options);
     let (wakers, mut woken) = Wakers::new(&scopes);
     let Health { readiness, pulses, metrics } = health;
@@ -135,7 +137,9 @@ pub async fn run(
     } else {
         let cache = workspaces::spawn_cluster(&mut tasks, &context, woken.cluster_workspaces, &shutdown);
         let listed = namespaces::spawn(&mut tasks, &context, &shutdown);
-        ClusterWorkspaces::on(cache, listed)
+        let cluster = ClusterWorkspaces::on(cache, listed);
+        cluster.settles().into_iter().for_each(|settled| readiness.expect(settled.clone()));
+        cluster
     };
     for scope in scopes {
         let channels = woken.scopes.remove(&scope).with_context(|| format!("no wake channels for {scope:?}"))?;
@@ -143,15 +147,18 @@ pub async fn run(
         readiness.expect(cache.listed.clone());
         let directory = Directory { namespaced: cache, cluster: cluster.clone() };
         let listed = targets::spawn::<PrefectSecret, Secret>(&mut tasks, &scope, &context, &shutdown);
+        readiness.expect(listed.clone());
         let woken = channels.secrets;
         readiness.expect(objects::spawn::<PrefectSecret>(
             &mut tasks, &scope, &context, &directory, woken, listed, &shutdown,
         ));
         let listed = targets::spawn::<PrefectKV, ConfigMap>(&mut tasks, &scope, &context, &shutdown);
+        readiness.expect(listed.clone());
         let woken = channels.kvs;
         readiness
             .expect(objects::spawn::<PrefectKV>(&mut tasks, &scope, &context, &directory, woken, listed, &shutdown));
     }
+    readiness.complete();
     let namespaces = match context.options.namespaces.as_slice() {
         [] => "all".to_owned(),
         some => some.join(", "),
@@ -177,11 +184,21 @@ fn why_no_cluster(options: &Options, served: &[String]) -> Option<String> {
 /// The kinds of ours that the API server has; a clear word instead of watches that fail for ever.
 async fn served_kinds(client: &Client) -> anyhow::Result<Vec<String>> {
     let group = format!("{}/v1alpha1", crate::api::GROUP);
-    let served = match client.list_api_group_resources(&group).await {
-        Ok(list) => list.resources.into_iter().map(|resource| resource.kind).collect::<Vec<_>>(),
-        // Of a group that it does not know it says so in plain text, so the answer has no `reason`.
-        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-        Err(error) => anyhow::bail!("asking the API server which kinds it serves: {}", errors::describe(&error)),
+    let mut patience = Patience::default();
+    let served = loop {
+        match client.list_api_group_resources(&group).await {
+            Ok(list) => break list.resources.into_iter().map(|resource| resource.kind).collect::<Vec<_>>(),
+            // Of a group that it does not know it says so in plain text, so the answer has no `reason`.
+            Err(kube::Error::Api(status)) if status.code == 404 => break Vec::new(),
+            Err(error) => {
+                let why = errors::describe(&error);
+                let Some(delay) = patience.next().filter(|_| is_outage(&error)) else {
+                    anyhow::bail!("asking the API server which kinds it serves: {why}");
+                };
+                tracing::warn!(retry_in = ?delay, "asking the API server which kinds it serves: {why}");
+                tokio::time::sleep(delay).await;
+            }
+        }
     };
     let missing: Vec<&str> = ["PrefectWorkspace", "PrefectSecret", "PrefectKV"]
         .into_iter()
@@ -193,6 +210,15 @@ async fn served_kinds(client: &Client) -> anyhow::Result<Vec<String>> {
         missing.join(", ")
     );
     Ok(served)
+}
+
+/// Whether the API server could not be reached or is not itself, which passes.
+fn is_outage(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+        _ => false,
+    }
 }
 
 /// A cache of objects, and when it has been filled.

@@ -113,7 +113,7 @@ pub(super) fn spawn<K: SyncKind>(
     tokio::spawn(announce_all(shared.clone(), listed.clone()));
     let (counted, leadership) = (store.clone(), context.leadership.clone());
     context.metrics.watch_census(Box::new(move |census| {
-        for object in counted.state().iter().filter(|_| leadership.is_granted()) {
+        for object in counted.state().iter().filter(|_| leadership.may_write()) {
             let status = object.0.as_ref().ok().and_then(|object| object.status());
             let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
             *census.objects.entry((K::KIND.as_str(), ready, reason)).or_default() += 1;
@@ -256,7 +256,7 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
         }
         let restarts = previous.restarts.clone();
         if let Some(intent) = &plan.intent {
-            write_status(resource, &object, intent, context).await?;
+            write_status(resource, &object, (&previous, intent), context).await?;
             previous = intent.clone();
         }
         match carry_out(&api, &object, &mut plan, (target.as_ref(), &previous), context).await? {
@@ -415,7 +415,7 @@ async fn finish<K: SyncKind>(
     context: &Context,
 ) -> Result<(), Error> {
     if plan.status != *previous {
-        write_status(resource, object, &plan.status, context).await?;
+        write_status(resource, object, (previous, &plan.status), context).await?;
     }
     context.publish(plan.events, &resource.object_ref(&())).await;
     Ok(())
@@ -424,25 +424,27 @@ async fn finish<K: SyncKind>(
 async fn write_status<K: SyncKind>(
     resource: &K,
     object: &Object,
-    status: &SyncStatus,
+    (before, after): (&SyncStatus, &SyncStatus),
     context: &Context,
 ) -> Result<(), Error> {
-    let written = status::write::<K, _>(&context.client, resource.meta(), status).await?;
-    let (mut older, cached) = (Vec::new(), resource.resource_version().unwrap_or_default());
-    if let Some(before) = context.statuses.get(&object.id) {
-        older = before.older;
-        older.push(before.version);
-    } else {
-        older.push(cached);
+    let known = context.statuses.get(&object.id);
+    let mut of = resource.meta().clone();
+    if let Some(known) = &known {
+        of.resource_version = Some(known.version.clone());
     }
+    let written = status::write::<K, _>(&context.client, &of, Some(before), after).await?;
+    let older = match known {
+        Some(known) => known.older.into_iter().chain([known.version]).collect(),
+        None => vec![resource.resource_version().unwrap_or_default()],
+    };
     match written {
         // Nothing changed after all, or the object is gone.
         Some(version) if !older.contains(&version) => {
-            context.statuses.set(&object.id, WrittenStatus { older, version, status: status.clone() });
+            context.statuses.set(&object.id, WrittenStatus { older, version, status: after.clone() });
         }
         _ => {}
     }
     // What the target holds now counts when keys vanish.
-    context.workspaces.note(object, status);
+    context.workspaces.note(object, after);
     Ok(())
 }

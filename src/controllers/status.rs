@@ -7,52 +7,78 @@ use kube::core::error_boundary::InvalidObject;
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::errors::Error;
 use super::{MANAGER, now};
 use crate::sync::Reason;
 use crate::sync::conditions::{Verdict, conditions, ready};
 
-/// Makes `after` the status of the object that `of` is the metadata of.
+/// How often a status is written anew because something else of its object changed in between.
+const MOST_TRIES: usize = 5;
+
+/// Makes `after` the status of the object that `of` is the metadata of. Where `before` is given, only instead of that: a
+/// replica that was told too late that it leads no more must not undo what the next one noted.
 ///
-/// A JSON patch that tests the UID, not a server-side apply: an apply is refused whole when the CRDs on the server are
-/// older than this operator and lack a field, and then no object would say anything at all; and a UID in an apply or a
+/// A JSON patch that tests UID and version, not a server-side apply: an apply is refused whole when the CRDs on the server
+/// are older than this operator and lack a field, and then no object would say anything at all; and a UID in an apply or a
 /// merge patch of a status is no precondition.
 ///
 /// Returns the version of the object that has it; `None` when the object is gone, or is another of the same name.
 ///
 /// # Errors
-/// When the API server could not be asked, or failed.
-pub async fn write<K, S>(client: &Client, of: &ObjectMeta, after: &S) -> Result<Option<String>, Error>
+/// When the status is another one by now, and when the API server could not be asked, or failed.
+pub async fn write<K, S>(
+    client: &Client,
+    of: &ObjectMeta,
+    before: Option<&S>,
+    after: &S,
+) -> Result<Option<String>, Error>
 where
     K: Resource<DynamicType = ()>,
-    S: Serialize,
+    S: Conditions,
 {
     let namespace = of.namespace.as_deref().unwrap_or_default();
     let name = of.name.as_deref().unwrap_or_default();
     let doing = || format!("writing the status of {}", display::<K>(namespace, name));
-    let patch = json!([
-        { "op": "test", "path": "/metadata/uid", "value": of.uid },
-        { "op": "add", "path": "/status", "value": after },
-    ]);
-    let patch: json_patch::Patch = serde_json::from_value(patch).map_err(|error| Error::Kube {
-        doing: doing(),
-        why: error.to_string(),
-        retry_after: None,
-    })?;
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let api = api::<K>(client, namespace);
-    match api.patch_status(name, &parameters, &Patch::<()>::Json(patch)).await {
-        Ok(written) => Ok(written.metadata.resource_version),
-        Err(kube::Error::Api(answer)) if answer.is_not_found() => Ok(None),
-        Err(error) => {
-            // A failed test and a refused status are answered alike.
-            let stored = api.get_metadata_opt(name).await.map_err(|error| Error::kube(doing(), &error))?;
-            let same = stored.is_some_and(|stored| stored.metadata.uid == of.uid);
-            if same { Err(Error::kube(doing(), &error)) } else { Ok(None) }
+    let mut version = of.resource_version.clone();
+    for _ in 0..MOST_TRIES {
+        let seen = before.map(|_| json!({ "op": "test", "path": "/metadata/resourceVersion", "value": version }));
+        let patch = [
+            json!({ "op": "test", "path": "/metadata/uid", "value": of.uid }),
+            json!({ "op": "add", "path": "/status", "value": after }),
+        ];
+        let patch: Vec<Value> = seen.into_iter().chain(patch).collect();
+        let patch: json_patch::Patch = serde_json::from_value(patch.into()).map_err(|error| Error::Kube {
+            doing: doing(),
+            why: error.to_string(),
+            retry_after: None,
+        })?;
+        let error = match api.patch_status(name, &parameters, &Patch::<()>::Json(patch)).await {
+            Ok(written) => return Ok(written.metadata.resource_version),
+            Err(kube::Error::Api(answer)) if answer.is_not_found() => return Ok(None),
+            Err(error) => error,
+        };
+        // A failed test and a refused status are answered alike.
+        let stored = api.get_opt(name).await.map_err(|error| Error::kube(doing(), &error))?;
+        let Some(stored) = stored.filter(|stored| stored.metadata.uid == of.uid) else { return Ok(None) };
+        let Some(before) = before.filter(|_| stored.metadata.resource_version != version) else {
+            return Err(Error::kube(doing(), &error));
+        };
+        if status_of::<S>(&stored) != *before {
+            break;
         }
+        version = stored.metadata.resource_version;
     }
+    Err(Error::Contended(format!("the status of {}", display::<K>(namespace, name))))
+}
+
+/// What there is; nothing, where it does not fit the type.
+fn status_of<S: Conditions>(stored: &DynamicObject) -> S {
+    let status = stored.data.get("status").cloned();
+    status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default()
 }
 
 fn display<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> String {
@@ -104,14 +130,13 @@ where
         env!("CARGO_PKG_VERSION")
     );
     if let Some(stored) = stored {
-        let status = stored.data.get("status").cloned();
-        let before: S = status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default();
+        let before: S = status_of(&stored);
         let verdict = Verdict::not_ready(Reason::ObjectInvalid, message.clone());
         let generation = invalid.metadata.generation;
         let now = now();
         let after = before.clone().with(conditions(before.conditions(), &verdict, generation, now), generation);
         if after != before {
-            write::<K, S>(client, &stored.metadata, &after).await?;
+            write::<K, S>(client, &stored.metadata, Some(&before), &after).await?;
         }
     }
     Ok(message)

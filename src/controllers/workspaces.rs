@@ -161,7 +161,7 @@ fn spawn_kind<K: WorkspaceResource>(
     let shared = Shared { context: context.clone(), store: store.clone(), cluster: cluster.clone() };
     let (counted, leadership) = (store.clone(), context.leadership.clone());
     context.metrics.watch_census(Box::new(move |census| {
-        for object in counted.state().iter().filter(|_| leadership.is_granted()) {
+        for object in counted.state().iter().filter(|_| leadership.may_write()) {
             let status = object.0.as_ref().ok().and_then(|workspace| workspace.status());
             let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
             let (namespace, name) = place(&**object);
@@ -284,7 +284,8 @@ async fn reconcile_workspace<K: WorkspaceResource>(
     let generation = workspace.meta().generation;
     let (after, event) = workspace_status(&previous, generation, api_url.as_deref(), &health, interval, now);
     if after != previous {
-        status::write::<K, _>(&context.client, workspace.meta(), &after).await?;
+        // It notes nothing that would be lost: whoever leads says what it finds.
+        status::write::<K, _>(&context.client, workspace.meta(), None, &after).await?;
         let event = event.and_then(|event| if key.is_cluster() { in_public(event, &key.name) } else { Some(event) });
         context.publish(event.into_iter().collect(), &workspace.object_ref(&())).await;
     }

@@ -31,6 +31,8 @@ pub struct LeaseOptions {
 pub struct Election {
     options: LeaseOptions,
     seen: Option<Seen>,
+    /// Since when this replica holds it, or asks for it. Tells its record from that of another one with its name.
+    since: Option<MicroTime>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,8 @@ struct Seen {
     lease: Lease,
     /// When its record was first seen to be this one.
     at: Duration,
+    /// It was deleted since. Who held it knows nothing of that yet.
+    deleted: bool,
 }
 
 /// What to do.
@@ -57,19 +61,26 @@ impl Election {
     /// Of a replica that has seen nothing yet.
     #[must_use]
     pub fn new(options: LeaseOptions) -> Self {
-        Self { options, seen: None }
+        Self { options, seen: None, since: None }
     }
 
     /// The Lease was seen; `None` when there is none.
     pub fn see(&mut self, lease: Option<Lease>, now: Duration) {
-        self.seen = lease.map(|lease| match self.seen.take() {
+        let before = self.seen.take();
+        self.seen = match (lease, before) {
+            (None, before) => before.map(|before| Seen { deleted: true, ..before }),
             // Written, but not by its holder: nobody has renewed it.
-            Some(before) if before.lease.spec == lease.spec => Seen { lease, at: before.at },
-            _ => Seen { lease, at: now },
-        });
+            (Some(lease), Some(before)) if before.lease.spec == lease.spec => {
+                Some(Seen { lease, at: before.at, deleted: false })
+            }
+            (Some(lease), _) => Some(Seen { lease, at: now, deleted: false }),
+        };
+        if self.holder().is_some() && !self.is_ours() {
+            self.since = None;
+        }
     }
 
-    /// Who holds it.
+    /// Who holds it, or held it when it was deleted.
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
         let spec = self.seen.as_ref()?.lease.spec.as_ref()?;
@@ -79,21 +90,38 @@ impl Election {
     /// Whether it is this replica's.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.holder() == Some(&self.options.identity)
+        let spec = self.seen.as_ref().and_then(|seen| seen.lease.spec.as_ref());
+        let since = spec.and_then(|spec| spec.acquire_time.as_ref());
+        self.holder() == Some(&self.options.identity) && since.is_some() && since == self.since.as_ref()
+    }
+
+    /// Whether a replica that leads still does. It makes a Lease that was deleted anew, unless its deadline has passed:
+    /// someone else may have worked meanwhile.
+    #[must_use]
+    pub fn keeps(&self, may_write: bool) -> bool {
+        self.is_ours() && (may_write || !self.was_deleted())
+    }
+
+    /// Whether it was there, and is there no more.
+    #[must_use]
+    pub fn was_deleted(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.deleted)
     }
 
     /// What to do now.
     #[must_use]
     pub fn step(&self, now: Duration) -> Step {
         let Some(seen) = &self.seen else { return Step::Create };
+        let free = if seen.deleted { Step::Create } else { Step::Take };
         match self.holder() {
-            None => Step::Take,
-            Some(holder) if holder == self.options.identity => Step::Renew,
+            None => free,
+            Some(_) if self.is_ours() && !seen.deleted => Step::Renew,
+            Some(_) if self.is_ours() => Step::Create,
             Some(_) => {
                 let lasts = seen.lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
                 let lasts = lasts.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
                 match (seen.at + lasts).saturating_sub(now) {
-                    Duration::ZERO => Step::Take,
+                    Duration::ZERO => free,
                     left => Step::Wait(left),
                 }
             }
@@ -102,15 +130,18 @@ impl Election {
 
     /// The Lease as it is to be written, with the version that was seen.
     #[must_use]
-    pub fn held(&self, now: Timestamp) -> Lease {
+    pub fn held(&mut self, now: Timestamp) -> Lease {
         let before = self.seen.as_ref().and_then(|seen| seen.lease.spec.clone()).unwrap_or_default();
-        let renews = self.is_ours();
+        // As precisely as it is stored, or it would not be known again.
+        let now = MicroTime(Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now));
+        let changes = !self.is_ours() && self.seen.is_some();
+        let since = self.since.get_or_insert_with(|| now.clone()).clone();
         self.lease(LeaseSpec {
             holder_identity: Some(self.options.identity.clone()),
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-            acquire_time: if renews { before.acquire_time.clone() } else { Some(MicroTime(now)) },
-            renew_time: Some(MicroTime(now)),
-            lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(!renews && self.seen.is_some())),
+            acquire_time: Some(since),
+            renew_time: Some(now),
+            lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(changes)),
             ..before
         })
     }
@@ -118,12 +149,13 @@ impl Election {
     /// The Lease as it is to be written when it is given back, if it is ours.
     #[must_use]
     pub fn given_back(&self) -> Option<Lease> {
-        let spec = self.seen.as_ref().and_then(|seen| seen.lease.spec.clone())?;
-        self.is_ours().then(|| self.lease(LeaseSpec { holder_identity: Some(String::new()), ..spec }))
+        let seen = self.seen.as_ref().filter(|seen| self.is_ours() && !seen.deleted)?;
+        let spec = seen.lease.spec.clone()?;
+        Some(self.lease(LeaseSpec { holder_identity: Some(String::new()), ..spec }))
     }
 
     fn lease(&self, spec: LeaseSpec) -> Lease {
-        let seen = self.seen.as_ref().map(|seen| seen.lease.metadata.clone());
+        let seen = self.seen.as_ref().filter(|seen| !seen.deleted).map(|seen| seen.lease.metadata.clone());
         let metadata = seen.unwrap_or_else(|| ObjectMeta {
             namespace: Some(self.options.namespace.clone()),
             name: Some(self.options.name.clone()),
@@ -159,7 +191,8 @@ mod tests {
         let mut a = election("a");
         a.see(None, Duration::ZERO);
         assert_eq!(a.step(Duration::ZERO), Step::Create);
-        a.see(Some(stored(a.held(at(0)), "1")), Duration::ZERO);
+        let held = stored(a.held(at(0)), "1");
+        a.see(Some(held), Duration::ZERO);
         assert_eq!((a.step(SECOND), a.holder()), (Step::Renew, Some("a")));
         let renewed = a.held(at(2));
         let spec = renewed.spec.clone().unwrap();
@@ -201,6 +234,57 @@ mod tests {
         assert_eq!(b.given_back(), None);
         b.see(a.given_back(), SECOND);
         assert_eq!((b.step(SECOND), b.holder()), (Step::Take, None));
+    }
+
+    #[test]
+    fn one_that_is_deleted_is_respected_as_long_as_if_it_were_there_and_its_holder_makes_it_anew() {
+        let (mut a, mut b) = (election("a"), election("b"));
+        a.see(None, Duration::ZERO);
+        let lease = stored(a.held(at(0)), "1");
+        a.see(Some(lease.clone()), Duration::ZERO);
+        b.see(Some(lease.clone()), Duration::ZERO);
+        b.see(None, 4 * SECOND);
+        assert_eq!((b.step(4 * SECOND), b.holder(), b.was_deleted()), (Step::Wait(6 * SECOND), Some("a"), true));
+        assert_eq!(b.step(10 * SECOND), Step::Create);
+        a.see(None, 4 * SECOND);
+        assert_eq!((a.step(4 * SECOND), a.given_back()), (Step::Create, None));
+        assert!(a.keeps(true) && !a.keeps(false) && !b.keeps(true));
+        let again = a.held(at(4));
+        assert_eq!((&again.metadata.resource_version, &again.metadata.uid), (&None, &None));
+        assert_eq!(again.spec.clone().unwrap().acquire_time, lease.spec.unwrap().acquire_time);
+        b.see(Some(stored(again.clone(), "9")), 5 * SECOND);
+        assert_eq!((b.step(5 * SECOND), b.was_deleted()), (Step::Wait(10 * SECOND), false));
+        a.see(Some(stored(again, "9")), 5 * SECOND);
+        assert_eq!(a.step(5 * SECOND), Step::Renew);
+        // Given back, then deleted: it was free before.
+        b.see(a.given_back(), 6 * SECOND);
+        b.see(None, 7 * SECOND);
+        assert_eq!(b.step(7 * SECOND), Step::Create);
+    }
+
+    #[test]
+    fn another_with_the_same_name_is_another() {
+        let (mut one, mut other) = (election("a"), election("a"));
+        one.see(None, Duration::ZERO);
+        // Nanoseconds are not stored.
+        let asked = one.held(at(0) + Duration::from_nanos(1_001));
+        let lease = stored(serde_json::from_value(serde_json::to_value(&asked).unwrap()).unwrap(), "1");
+        one.see(Some(lease.clone()), Duration::ZERO);
+        other.see(Some(lease), Duration::ZERO);
+        assert_eq!((one.step(SECOND), other.step(SECOND)), (Step::Renew, Step::Wait(9 * SECOND)));
+        let taken = stored(other.held(at(12)), "2");
+        one.see(Some(taken), 12 * SECOND);
+        assert!(!one.is_ours() && one.given_back().is_none());
+    }
+
+    #[test]
+    fn a_write_whose_answer_was_lost_is_known_again_though_it_was_asked_for_anew() {
+        let mut a = election("a");
+        a.see(None, Duration::ZERO);
+        let landed = stored(a.held(at(0)), "1");
+        let _ = a.held(at(2));
+        a.see(Some(landed), 3 * SECOND);
+        assert_eq!(a.step(3 * SECOND), Step::Renew);
     }
 
     #[test]

@@ -14,19 +14,38 @@ use super::{Metrics, Pulses};
 
 /// Ready once every cache has been filled.
 #[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<Vec<CancellationToken>>>);
+pub struct Readiness {
+    caches: Arc<Mutex<Vec<CancellationToken>>>,
+    complete: CancellationToken,
+}
 
 impl Readiness {
     /// Expects one more cache; `listed` is cancelled when it has been filled.
     pub fn expect(&self, listed: CancellationToken) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(listed);
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(listed);
     }
 
-    /// Whether there are caches, and all of them are filled.
+    /// There are no more.
+    pub fn complete(&self) {
+        self.complete.cancel();
+    }
+
+    /// Whether all caches are known and filled.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        !caches.is_empty() && caches.iter().all(CancellationToken::is_cancelled)
+        self.complete.is_cancelled() && self.caches().iter().all(CancellationToken::is_cancelled)
+    }
+
+    /// Waits until all caches are filled.
+    pub async fn ready(&self) {
+        self.complete.cancelled().await;
+        for cache in self.caches() {
+            cache.cancelled().await;
+        }
+    }
+
+    fn caches(&self) -> Vec<CancellationToken> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Several replicas: one works, the others stand by. The real binary, killed, stopped and frozen under load.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,16 +10,20 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use prefect_sync::api::{PrefectSecret, SyncStatus};
+use prefect_sync::controllers::status;
 use serde_json::{Value, json};
 
 use crate::fixture::{SOON, World, control_plane, operator_options, prefect, psec, root};
-use crate::support::{Mode, Operator, Proxy, eventually};
+use crate::support::{Operator, Proxy, eventually};
 
 /// The longest that nobody works after a leader died, as the README promises.
 const TAKE_OVER: Duration = Duration::from_secs(15);
 /// How many changes are under way at any time.
 const KEYS: usize = 10;
+/// Long enough for a session to begin and to look for changes, and less than a Lease lasts.
+const WHILE: Duration = Duration::from_secs(4);
 
 /// A replica, and as whom it is known.
 struct Replica {
@@ -141,6 +144,29 @@ fn bindings(world: &World) -> Api<RoleBinding> {
     Api::namespaced(world.client.clone(), &world.namespace)
 }
 
+/// Takes the permission to hold a Lease from all replicas; returns what gives it back.
+async fn take_permission(world: &World) -> RoleBinding {
+    let all = bindings(world).list(&ListParams::default()).await.unwrap().items;
+    let [binding] = all.as_slice() else { panic!("only that of leader election is expected: {all:?}") };
+    let name = binding.metadata.name.clone().unwrap();
+    bindings(world).delete(&name, &DeleteParams::default()).await.unwrap();
+    let metadata = ObjectMeta { name: Some(name), ..ObjectMeta::default() };
+    RoleBinding { metadata, ..binding.clone() }
+}
+
+async fn give_permission(world: &World, binding: &RoleBinding) {
+    bindings(world).create(&PostParams::default(), binding).await.unwrap();
+}
+
+/// Waits until a replica has seen a change, and was kept from writing it.
+async fn eventually_held_back(replica: &Replica) {
+    eventually("the change to be read and its write to be held back", SOON, async || {
+        let log = replica.operator.log();
+        if log.contains("could not renew its Lease in time and writes no more") { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
 async fn lease(world: &World) -> Lease {
     let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
     leases.get("prefect-sync").await.unwrap()
@@ -226,6 +252,7 @@ async fn a_standby_is_ready_knows_no_value_and_asks_nothing_of_prefect() {
     leader.signal("STOP");
     let asked = proxy.requests().len();
     world.apply(&psec("new", json!({"data": [{"secretKey": "V", "remoteRef": {"key": world.name("k0")}}]}))).await;
+    tokio::time::sleep(WHILE).await;
     let (_, metrics) = standby.ask("metrics").await.unwrap();
     for line in ["prefect_sync_prefect_requests_total{", "prefect_sync_snapshot_age_seconds{", "prefect_sync_objects{"]
     {
@@ -247,18 +274,20 @@ async fn a_killed_leader_is_followed_within_15_seconds_and_no_change_is_lost() {
     let mut leader = Replica::start(&world, "r0").await;
     leader.eventually_leads(true).await;
     let mut load = Load::start(&world).await;
-    let mut took = Vec::new();
+    let (mut took, mut worked) = (Vec::new(), Vec::new());
     for kill in 1..=kills {
         let standby = Replica::start(&world, &format!("r{kill}")).await;
         standby.eventually_leads(false).await;
         load.change(&world).await;
         leader.operator.kill_now();
+        let killed = Instant::now();
         took.push(load.change_until_held(&world, &standby.identity).await);
         load.eventually_delivered(&world).await;
+        worked.push(killed.elapsed());
         leader = standby;
     }
-    println!("taken over after {took:.1?}");
-    assert!(took.iter().all(|took| *took < TAKE_OVER), "{took:?}");
+    println!("taken over after {took:.1?}, everything delivered after {worked:.1?}");
+    assert!(worked.iter().all(|worked| *worked < TAKE_OVER), "{took:?} {worked:?}");
     // Each of them once, and nothing but what the leaders wrote.
     assert_eq!(lease(&world).await.spec.and_then(|spec| spec.lease_transitions), i32::try_from(kills).ok());
 }
@@ -298,7 +327,15 @@ async fn a_frozen_leader_writes_nothing_when_it_wakes_and_ends() {
         load.change_until_held(&world, &standby.identity).await;
         let taken = lease(&world).await.spec.and_then(|spec| spec.acquire_time).unwrap().0;
         load.eventually_delivered(&world).await;
+        // It can't learn that it was replaced: the clock alone holds it back.
+        let permission = take_permission(&world).await;
         leader.signal("CONT");
+        // Nor does the other one write what it finds, before it does.
+        standby.eventually_leads(false).await;
+        load.change(&world).await;
+        eventually_held_back(&leader).await;
+        assert_eq!(leader.operator.exit_code(), None);
+        give_permission(&world, &permission).await;
         let code = eventually("the one that woke to end", SOON, async || {
             leader.operator.exit_code().ok_or_else(|| leader.operator.log())
         })
@@ -319,39 +356,68 @@ async fn a_frozen_leader_writes_nothing_when_it_wakes_and_ends() {
 
 #[tokio::test]
 async fn a_leader_that_can_not_renew_writes_nothing_until_it_can_again() {
-    let proxy = Proxy::start(prefect().await.url()).await;
-    let world = world("unrenewed", &proxy.url()).await;
+    let world = world("unrenewed", prefect().await.url()).await;
     let leader = Replica::start(&world, "a").await;
     leader.eventually_leads(true).await;
     let mut load = Load::start(&world).await;
     load.eventually_delivered(&world).await;
-    let names: BTreeMap<String, RoleBinding> = bindings(&world)
-        .list(&kube::api::ListParams::default())
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|binding| (binding.metadata.name.clone().unwrap(), binding))
-        .collect();
-    assert_eq!(names.len(), 1, "the one of leader election: {:?}", names.keys());
-    let (name, binding) = names.into_iter().next().unwrap();
-    bindings(&world).delete(&name, &DeleteParams::default()).await.unwrap();
+    let permission = take_permission(&world).await;
     leader.eventually_leads(false).await;
     let before = leader.writes().await.len();
     load.change(&world).await;
-    // It has seen the change, and could write it.
-    eventually("the change to be read and its write to be held back", SOON, async || {
-        let log = leader.operator.log();
-        if log.contains("could not renew its Lease in time and writes no more") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    eventually_held_back(&leader).await;
     let log = leader.operator.log();
     assert_eq!(leader.writes().await.len(), before, "{log}");
     assert_eq!(log.matches("taking or renewing the Lease").count(), 1, "once, not every second: {log}");
     assert_eq!(world.secret_data("k0").await.unwrap()["V"], "canary-0-1");
-    let mut again = RoleBinding { role_ref: binding.role_ref, subjects: binding.subjects, ..RoleBinding::default() };
-    again.metadata.name = Some(name);
-    bindings(&world).create(&PostParams::default(), &again).await.unwrap();
+    give_permission(&world, &permission).await;
     leader.eventually_leads(true).await;
     load.eventually_delivered(&world).await;
-    proxy.set(Mode::Pass);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_deleted_is_made_anew_by_its_holder_and_taken_by_no_other() {
+    let world = world("deleted", prefect().await.url()).await;
+    let leader = Replica::start(&world, "a").await;
+    leader.eventually_leads(true).await;
+    let standby = Replica::start(&world, "b").await;
+    standby.eventually_leads(false).await;
+    let before = lease(&world).await;
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+    leases.delete("prefect-sync", &DeleteParams::default()).await.unwrap();
+    let after = eventually("the Lease to be there again", SOON, async || {
+        leases.get("prefect-sync").await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_ne!(before.metadata.uid, after.metadata.uid);
+    let held = |lease: &Lease| lease.spec.clone().map(|spec| (spec.holder_identity, spec.acquire_time));
+    assert_eq!(held(&before), held(&after), "{}", standby.operator.log());
+    let log = standby.operator.log();
+    assert!(log.contains("the Lease was deleted; who held it may still write"), "{log}");
+    Load::start(&world).await.eventually_delivered(&world).await;
+    leader.eventually_leads(true).await;
+    standby.eventually_leads(false).await;
+}
+
+#[tokio::test]
+async fn a_status_replaces_only_the_one_that_it_was_planned_from_whatever_else_changed() {
+    let world = World::without_operator("outdated", &[]).await;
+    let data = json!({"data": [{"secretKey": "V", "remoteRef": {"key": world.name("k")}}]});
+    world.apply(&psec("etl", data)).await;
+    let objects: Api<PrefectSecret> = Api::namespaced(world.client.clone(), &world.namespace);
+    let at = |revision| SyncStatus { revision: Some(revision), ..SyncStatus::default() };
+    let seen = objects.get("etl").await.unwrap().metadata;
+    let write = async |before: &SyncStatus, after: &SyncStatus| {
+        status::write::<PrefectSecret, _>(&world.client, &seen, Some(before), after).await
+    };
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    objects.patch("etl", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+    let (nothing, first, second) = (SyncStatus::default(), at(1), at(2));
+    assert!(write(&nothing, &first).await.unwrap().is_some(), "a label is no status");
+    assert!(write(&first, &second).await.unwrap().is_some());
+    let refused = write(&first, &at(9)).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("the status of PrefectSecret {}/etl changed", world.namespace)), "{refused}");
+    assert_eq!(objects.get("etl").await.unwrap().status, Some(second.clone()));
+    objects.delete("etl", &DeleteParams::default()).await.unwrap();
+    assert_eq!(write(&second, &first).await.unwrap(), None);
 }

@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Leadership;
 use crate::controllers::errors::describe;
+use crate::controllers::watching::{Failures, Patience};
 use crate::sync::Timestamp;
 use crate::sync::election::{Election, LeaseOptions, RENEW_EVERY, Step};
 use crate::telemetry::{Pulse, Pulses};
 
-/// The longest that one request may take: three of them fit into the renew deadline.
+/// The longest that one request may take: after one that was lost there is time for another before the renew deadline.
 const REQUEST: Duration = Duration::from_secs(2);
 /// When to try again after a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,6 +42,30 @@ pub struct Keeper {
 #[error("another replica ({0}) holds the Lease now; this one ends, to be started anew")]
 struct Lost(String);
 
+/// Why a request came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("no answer within {REQUEST:?}")]
+    Timeout,
+    #[error("{}", describe(.0))]
+    Answer(#[from] kube::Error),
+}
+
+impl Trouble {
+    /// Someone else wrote or deleted the Lease, or our own write arrived though its answer did not.
+    fn is_surprise(&self) -> bool {
+        matches!(self, Self::Answer(kube::Error::Api(status)) if matches!(status.code, 404 | 409))
+    }
+
+    /// When to try again: what was waited for has been waited for enough.
+    fn retry_in(&self) -> Duration {
+        match self {
+            Self::Timeout => Duration::ZERO,
+            Self::Answer(_) => RETRY,
+        }
+    }
+}
+
 impl Keeper {
     /// For a client without the fence: the Lease itself is written when nothing else may be.
     #[must_use]
@@ -61,49 +86,62 @@ impl Keeper {
     /// # Errors
     /// When it was lost to another replica.
     pub async fn run(mut self, stopped: CancellationToken) -> anyhow::Result<()> {
-        {
-            let work = pin!(self.work());
-            tokio::select! {
-                never = work => return Err(never.into()),
-                () = stopped.cancelled() => {}
-            }
-        }
+        let kept = self.work(&stopped).await;
+        // First: who takes it writes at once.
+        self.leadership.close();
+        kept?;
         self.give_back().await;
         Ok(())
     }
 
-    async fn work(&mut self) -> Lost {
-        self.wait_for_it().await;
-        tracing::info!(identity = self.options.identity, "leading: this replica works");
-        loop {
-            let renewed = self.attempt().await;
-            if !self.election.is_ours() {
-                return Lost(self.election.holder().unwrap_or("nobody").to_owned());
-            }
-            tokio::time::sleep(self.said(renewed).unwrap_or(RENEW_EVERY)).await;
+    /// A request under way is finished first: afterwards it is known what the Lease is.
+    async fn work(&mut self, stopped: &CancellationToken) -> Result<(), Lost> {
+        self.wait_for_it(stopped).await;
+        if self.leadership.is_granted() {
+            tracing::info!(identity = self.options.identity, "leading: this replica works");
         }
+        while !stopped.is_cancelled() {
+            let renewed = self.attempt().await;
+            if !self.keeps() {
+                return Err(Lost(self.election.holder().unwrap_or("nobody").to_owned()));
+            }
+            let pause = self.said(renewed).unwrap_or(RENEW_EVERY);
+            stopped.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+        Ok(())
     }
 
     /// Waits for the Lease, warm: its changes are watched, so that one that is given back is taken at once.
-    async fn wait_for_it(&mut self) {
-        let watch = watcher::watch_object(self.api.clone(), &self.options.name).default_backoff();
+    async fn wait_for_it(&mut self, stopped: &CancellationToken) {
+        let watch = watcher::watch_object(self.api.clone(), &self.options.name).backoff(Patience::default());
         let mut watch = pin!(watch);
-        let mut told = None;
+        let mut failures = Failures::default();
+        let mut told = (None, false);
         let mut wait = Some(Duration::ZERO);
         while !self.leadership.is_granted() {
             self.pulse.beat();
-            if self.election.holder() != told.as_deref() {
-                told = self.election.holder().map(str::to_owned);
-                let holder = told.as_deref().unwrap_or("nobody");
-                tracing::info!(holder, identity = self.options.identity, "standing by: another replica works");
+            let stands = (self.election.holder().map(str::to_owned), self.election.was_deleted());
+            if stands != told {
+                let (identity, lease) = (&self.options.identity, self.name());
+                match &stands {
+                    (Some(holder), false) => {
+                        tracing::info!(holder, identity, lease, "standing by: another replica works");
+                    }
+                    (Some(holder), true) => {
+                        tracing::warn!(holder, identity, lease, "the Lease was deleted; who held it may still write");
+                    }
+                    (None, _) => {}
+                }
+                told = stands;
             }
             tokio::select! {
+                () = stopped.cancelled() => return,
                 seen = watch.next() => match seen {
                     Some(Ok(lease)) => {
                         self.election.see(lease, self.now());
                         wait = None;
                     }
-                    Some(Err(error)) => tracing::warn!("watching the Lease {}: {error}", self.name()),
+                    Some(Err(error)) => failures.say(&error),
                     None => tokio::time::sleep(RETRY).await,
                 },
                 () = tokio::time::sleep(wait.unwrap_or_else(|| self.left())) => {
@@ -122,16 +160,21 @@ impl Keeper {
         }
     }
 
-    /// Does what is to be done now. Who leads only renews: where the Lease is another's or nobody's any more, someone else
-    /// may have worked meanwhile.
-    async fn attempt(&mut self) -> Result<(), String> {
+    /// Whether a replica that leads still does.
+    fn keeps(&self) -> bool {
+        self.election.keeps(self.leadership.may_write())
+    }
+
+    /// Does what is to be done now.
+    async fn attempt(&mut self) -> Result<(), Trouble> {
         self.pulse.beat();
-        // A first look: the watch has seen nothing yet.
-        if self.election.step(self.now()) == Step::Create && !self.leadership.is_granted() {
+        let leads = self.leadership.is_granted();
+        // The watch may have seen nothing yet.
+        if !leads && self.election.holder().is_none() {
             self.look().await?;
         }
         let step = self.election.step(self.now());
-        if matches!(step, Step::Wait(_)) || (self.leadership.is_granted() && step != Step::Renew) {
+        if matches!(step, Step::Wait(_)) || (leads && !self.keeps()) {
             return Ok(());
         }
         let asked = (Instant::now(), SystemTime::now());
@@ -147,38 +190,46 @@ impl Keeper {
                 self.leadership.extend(asked);
                 Ok(())
             }
-            // Someone else wrote it, or ours arrived though its answer did not.
-            Err(why) => {
-                self.look().await?;
-                Err(why)
+            Err(trouble) => {
+                if trouble.is_surprise() {
+                    self.look().await?;
+                }
+                Err(trouble)
             }
         }
     }
 
-    async fn look(&mut self) -> Result<(), String> {
+    async fn look(&mut self) -> Result<(), Trouble> {
         let found = request(self.api.get_opt(&self.options.name)).await?;
         self.election.see(found, self.now());
         Ok(())
     }
 
     /// Says what a try failed with, if that is news; returns when to try again.
-    fn said(&mut self, tried: Result<(), String>) -> Option<Duration> {
+    fn said(&mut self, tried: Result<(), Trouble>) -> Option<Duration> {
         let trouble = tried.err();
-        if trouble != self.trouble {
-            match &trouble {
+        let why = trouble.as_ref().map(ToString::to_string);
+        if why != self.trouble {
+            match &why {
                 Some(why) => tracing::warn!("taking or renewing the Lease {}: {why}", self.name()),
                 None => tracing::info!("the Lease {} can be renewed again", self.name()),
             }
-            self.trouble.clone_from(&trouble);
+            self.trouble = why;
         }
-        trouble.map(|_| RETRY)
+        trouble.map(|trouble| trouble.retry_in())
     }
 
     async fn give_back(&mut self) {
-        let Some(lease) = self.election.given_back() else { return };
-        match request(self.api.replace(&self.options.name, &PostParams::default(), &lease)).await {
-            Ok(_) => tracing::info!("gave the Lease back: another replica may work"),
-            Err(why) => tracing::warn!("giving the Lease {} back: {why}", self.name()),
+        // Written meanwhile, by us or with a label: once more.
+        for _ in 0..2 {
+            let Some(lease) = self.election.given_back() else { return };
+            match request(self.api.replace(&self.options.name, &PostParams::default(), &lease)).await {
+                Ok(_) => return tracing::info!("gave the Lease back: another replica may work"),
+                Err(trouble) => tracing::warn!("giving the Lease {} back: {trouble}", self.name()),
+            }
+            if self.look().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -191,11 +242,8 @@ impl Keeper {
     }
 }
 
-async fn request<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(REQUEST, asked).await {
-        Ok(answer) => answer.map_err(|error| describe(&error)),
-        Err(_) => Err(format!("no answer within {REQUEST:?}")),
-    }
+async fn request<T>(asked: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+    tokio::time::timeout(REQUEST, asked).await.map_or(Err(Trouble::Timeout), |answer| Ok(answer?))
 }
 
 /// The namespace of the pod that this is, as its service account's files say.

@@ -4,15 +4,18 @@
 //!   renew it.
 //! - `keeper` asks the API server: watches the Lease, takes it, renews it, gives it back at the end.
 //! - [`Leadership`] is what the rest knows of it: whether this replica works, and until when it may write.
-//! - `fence` stands before the API server and lets no write pass after that.
+//! - `fence` stands before the API server: it lets no write pass after that, and waits for none any longer.
 //!
 //! **Invariants.** A replica writes only until `RENEW_DEADLINE` after it *asked for* the last renewal that succeeded,
 //! and nobody takes its Lease before `DURATION` after that renewal was *seen*: between the two no one writes. Only
 //! spans of a replica's own clock count, never a time that another one wrote. Every write of the Lease names the
-//! version that was seen, so of two that take it one fails.
+//! version that was seen, so of two that take it one fails. One that was deleted is respected as long as if it were there.
 //!
-//! What the fence can't know is when the network delivers: a write that passed it in time may arrive late. It names the
-//! version of what it changes, as every write of a target does, and fails if another leader was there meanwhile.
+//! What the fence can't know is when the network delivers, and when the API server acts: a write that was sent in time
+//! may be carried out late. Targets and the statuses of objects name the version that they change, so such a write fails
+//! if the next leader was there before; a restart, an Event, the status of a workspace and the taking of keys out of a
+//! target do not, and may be carried out once more. A virtual machine that goes on from a snapshot is beyond what
+//! clocks tell.
 //!
 //! Own code, as no crate keeps these: the one for this version of kube compares the clocks of different nodes, takes
 //! Leases without naming the version that it saw, and does not say until when one may write.
@@ -21,7 +24,7 @@ mod fence;
 mod keeper;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +92,19 @@ impl Leadership {
         self.term().since
     }
 
+    /// For how long it may write yet: an hour, said anew, when there is no other replica.
+    fn left(&self) -> Duration {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        self.term().until.map_or(Duration::from_secs(3600), |(on, at)| {
+            on.saturating_duration_since(now).min(at.duration_since(wall).unwrap_or_default())
+        })
+    }
+
+    /// It may write no more, whether or not another replica works yet.
+    fn close(&self) {
+        self.term().until = Some((Instant::now(), SystemTime::now()));
+    }
+
     /// It works, and may write for [`RENEW_DEADLINE`] from when the renewal was asked for.
     fn extend(&self, asked: (Instant, SystemTime)) {
         self.set(Some((asked.0 + RENEW_DEADLINE, asked.1 + RENEW_DEADLINE)));
@@ -110,8 +126,6 @@ impl Leadership {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
