@@ -52,10 +52,10 @@ impl WorkspaceKind {
 #[serde(rename_all = "camelCase")]
 pub struct TemplateMetadata {
     /// Labels of the target, besides the operator's own. Keys of Kubernetes and Argo CD (kubernetes.io, k8s.io, argoproj.io; but
-    /// app.kubernetes.io is fine) and of prefect-sync.dev are refused.
+    /// app.kubernetes.io is fine) and of prefect-sync.dev are refused, and so is owner: helm, by which Helm finds its releases.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = metadata_rule("labels must not use keys of kubernetes.io, k8s.io, argoproj.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"))]
+    #[x_kube(validation = metadata_rule("labels must not use keys of kubernetes.io, k8s.io, argoproj.io or prefect-sync.dev: they steer controllers (app.kubernetes.io/... is fine)"), validation = Rule::new("!('owner' in self && self['owner'] == 'helm')").message("labels must not say owner: helm: Helm would take the target for a release, and do what it says"))]
     pub labels: BTreeMap<String, String>,
     /// Annotations of the target, besides the operator's own. The same keys are refused as for labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

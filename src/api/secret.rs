@@ -170,7 +170,7 @@ pub struct SecretTemplate {
     /// basic-auth and ssh-auth are allowed, as the others give power over the cluster. A change replaces the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self in ['Opaque', 'kubernetes.io/dockerconfigjson', 'kubernetes.io/tls', 'kubernetes.io/basic-auth', 'kubernetes.io/ssh-auth'] || !self.split('/')[0].endsWith('kubernetes.io')").message("type must be Opaque, kubernetes.io/dockerconfigjson, kubernetes.io/tls, kubernetes.io/basic-auth, kubernetes.io/ssh-auth or a type outside kubernetes.io: the others give power over the cluster"))]
+    #[x_kube(validation = Rule::new("self in ['Opaque', 'kubernetes.io/dockerconfigjson', 'kubernetes.io/tls', 'kubernetes.io/basic-auth', 'kubernetes.io/ssh-auth'] || !(self.split('/')[0].endsWith('kubernetes.io') || self.split('/')[0].endsWith('helm.sh'))").message("type must be Opaque, kubernetes.io/dockerconfigjson, kubernetes.io/tls, kubernetes.io/basic-auth, kubernetes.io/ssh-auth or a type outside kubernetes.io and helm.sh: the others give power over the cluster"))]
     pub r#type: Option<String>,
     /// Labels and annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]

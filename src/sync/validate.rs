@@ -77,7 +77,7 @@ impl Object {
             && !is_allowed_type(secret_type)
         {
             return Err(format!(
-                "spec.target.template.type {secret_type:?} is not allowed: it gives power over the cluster; use Opaque, kubernetes.io/dockerconfigjson, tls, basic-auth or ssh-auth, or a type outside kubernetes.io"
+                "spec.target.template.type {secret_type:?} is not allowed: it gives power over the cluster; use Opaque, kubernetes.io/dockerconfigjson, tls, basic-auth or ssh-auth, or a type outside kubernetes.io and helm.sh"
             ));
         }
         for key in self.template.labels.keys().chain(self.template.annotations.keys()) {
@@ -86,6 +86,9 @@ impl Object {
                     "spec.target.template.metadata must not set {key:?}: keys of kubernetes.io, k8s.io, argoproj.io and prefect-sync.dev steer controllers"
                 ));
             }
+        }
+        if self.template.labels.get("owner").is_some_and(|owner| owner == "helm") {
+            return Err("spec.target.template.metadata.labels must not say owner: helm: Helm would take the target for a release, and do what it says".into());
         }
         Ok(())
     }
@@ -131,7 +134,7 @@ fn is_allowed_type(secret_type: &str) -> bool {
         "kubernetes.io/ssh-auth",
     ];
     let domain = secret_type.split('/').next().unwrap_or_default();
-    ALLOWED.contains(&secret_type) || !domain.ends_with("kubernetes.io")
+    ALLOWED.contains(&secret_type) || !(domain.ends_with("kubernetes.io") || domain.ends_with("helm.sh"))
 }
 
 fn is_allowed_metadata(key: &str) -> bool {
@@ -169,7 +172,12 @@ mod tests {
 
     #[test]
     fn types_and_metadata_that_give_power_over_the_cluster_are_refused() {
-        for bad in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "kubernetes.io/dockercfg"] {
+        for bad in [
+            "kubernetes.io/service-account-token",
+            "bootstrap.kubernetes.io/token",
+            "kubernetes.io/dockercfg",
+            "helm.sh/release.v1",
+        ] {
             assert!(!is_allowed_type(bad), "{bad}");
         }
         for good in ["Opaque", "kubernetes.io/tls", "example.com/custom", "custom"] {

@@ -152,6 +152,10 @@ async fn the_admission_policy_binds_the_operators_own_account() {
     refused(ours.create(&parameters, &token).await, "gives power over the cluster");
     let bootstrap = secret("bootstrap", label.clone(), owner.clone(), "bootstrap.kubernetes.io/token");
     refused(ours.create(&parameters, &bootstrap).await, "gives power over the cluster");
+    let release = secret("release", label.clone(), owner.clone(), "helm.sh/release.v1");
+    refused(ours.create(&parameters, &release).await, "gives power over the cluster");
+    let helm = json!({"prefect-sync.dev/owned-by": "PrefectSecret", "owner": "helm"});
+    refused(ours.create(&parameters, &secret("helm", helm, owner.clone(), "Opaque")).await, "takes for a release");
     let steers = own(json!({"control-plane.alpha.kubernetes.io/leader": "x"}));
     refused(ours.create(&parameters, &secret("steers", label.clone(), steers, "Opaque")).await, "steer controllers");
     let argo = json!({"prefect-sync.dev/owned-by": "PrefectSecret", "argocd.argoproj.io/secret-type": "cluster"});

@@ -12,7 +12,7 @@ const NOT_CHECKED: &str = "<nil>: Invalid value: null: some validation rules wer
 pub const KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
 pub const NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 pub const DURATION: &str = r"^([0-9]{1,5}(\.[0-9]{1,3})?h|[0-9]{1,7}(\.[0-9]{1,3})?(ms|s|m))+$";
-const TYPES: &str = "type must be Opaque, kubernetes.io/dockerconfigjson, kubernetes.io/tls, kubernetes.io/basic-auth, kubernetes.io/ssh-auth or a type outside kubernetes.io: the others give power over the cluster";
+const TYPES: &str = "type must be Opaque, kubernetes.io/dockerconfigjson, kubernetes.io/tls, kubernetes.io/basic-auth, kubernetes.io/ssh-auth or a type outside kubernetes.io and helm.sh: the others give power over the cluster";
 
 /// A field whose value does not match its pattern, and the rule that says so in words.
 pub fn mismatch(field: &str, value: &str, pattern: &str, words: &str) -> Vec<String> {
@@ -206,6 +206,13 @@ fn bad_targets() -> Vec<Case> {
     vec![
         (template("kubernetes.io/service-account-token"), target_type("kubernetes.io/service-account-token")),
         (template("bootstrap.kubernetes.io/token"), target_type("bootstrap.kubernetes.io/token")),
+        (template("helm.sh/release.v1"), target_type("helm.sh/release.v1")),
+        (
+            labelled(json!({"labels": {"owner": "helm"}})),
+            one(
+                r#"spec.target.template.metadata.labels: Invalid value: labels must not say owner: helm: Helm would take the target for a release, and do what it says"#,
+            ),
+        ),
         (template("kubernetes.io/dockercfg"), target_type("kubernetes.io/dockercfg")),
         (labelled(json!({"labels": {"kubernetes.io/x": "y"}})), metadata("labels")),
         (labelled(json!({"labels": {"gateway.networking.k8s.io/x": "y"}})), metadata("labels")),
