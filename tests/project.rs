@@ -125,22 +125,22 @@ fn rooms_know_only_the_rooms_that_the_map_allows() {
 }
 
 #[test]
-fn the_readme_explains_every_reason_in_the_words_of_the_code() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_pages_explain_every_reason_in_the_words_of_the_code() {
+    let page = std::fs::read_to_string(root().join("deploy/docs/conditions.md")).unwrap();
     let missing: Vec<String> = Reason::ALL
         .iter()
         .map(|reason| format!("| `{reason}` | {} |", reason.explain()))
-        .filter(|row| !readme.contains(row.as_str()))
+        .filter(|row| !page.contains(row.as_str()))
         .collect();
-    assert!(missing.is_empty(), "README.md lacks these rows:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "conditions.md lacks these rows:\n{}", missing.join("\n"));
 }
 
 #[test]
-fn the_readme_has_every_metric_with_its_meaning() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn the_pages_have_every_metric_with_its_meaning() {
+    let page = std::fs::read_to_string(root().join("deploy/docs/metrics.md")).unwrap();
     for (name, labels, meaning) in prefect_sync::telemetry::ALL_METRICS {
         let row = format!("| `{name}` | {labels} | {meaning} |");
-        assert!(readme.contains(&row), "README.md lacks this row: {row}");
+        assert!(page.contains(&row), "metrics.md lacks this row: {row}");
     }
 }
 

@@ -16,7 +16,7 @@ macro_rules! reasons {
                 match self { $(Reason::$name => stringify!($name),)+ }
             }
 
-            /// What it means, in a sentence; the same text as in the README's table.
+            /// What it means, in a sentence; the same text as in `deploy/docs/conditions.md`.
             #[must_use]
             pub fn explain(self) -> &'static str {
                 match self { $(Reason::$name => concat!($($doc,)+).trim_ascii(),)+ }

@@ -44,7 +44,7 @@ const LEADER: (&str, &str) = ("prefect_sync_leader", "Whether this replica works
 const START: (&str, &str) = ("prefect_sync_start_time", "When the process began, in Unix time");
 const BUILD: (&str, &str) = ("prefect_sync_build_info", "Which version this is, always 1");
 
-/// Every metric: its name as it is scraped, its labels and its meaning; the same text as in the README's table.
+/// Every metric: its name as it is scraped, its labels and its meaning; the same text as in `deploy/docs/metrics.md`.
 pub const ALL: [(&str, &str, &str); 12] = [
     ("prefect_sync_prefect_requests_total", "host, outcome", REQUESTS.1),
     ("prefect_sync_target_lag_seconds", "", LAG.1),

@@ -133,7 +133,8 @@ async fn a_workload_that_may_not_be_restarted_is_a_condition_until_it_may() {
         message.starts_with(&format!("restarting Deployment {}/agent: the API server answered 403:", world.namespace)),
         "{message}"
     );
-    assert!(message.ends_with("kubectl apply -f deploy/manifests/11-restarts.yaml allows it"), "{message}");
+    let hint = "the chart's restarts.enabled, or kubectl apply -f deploy/manifests/11-restarts.yaml, allows it";
+    assert!(message.ends_with(hint), "{message}");
     world.eventually_secret("etl", &[("A", "2")]).await;
     allow(&world).await;
     // It would be tried again in half a minute; another change comes sooner.

@@ -9,6 +9,8 @@ use crate::support::Scratch;
 const SECTION: &str = "## Ten minutes to a Secret\n";
 /// The registry of the node, whose images are imported rather than pulled.
 const REGISTRY: &str = "localhost";
+/// The key that a reader pastes. This server wants none.
+const KEY: &str = "pnu_of-the-readme\n";
 /// What its Secret block holds here.
 pub const DB_PASSWORD: &str = "p/w&\"1$HOME\n";
 
@@ -56,7 +58,8 @@ pub fn follow() {
                 // `helm` and `kubectl` are the node's; Helm's caches are below the home folder.
                 let mut shell = Command::new("sh");
                 shell.args(["-euc", &command]).current_dir(place.path()).env("HOME", place.path());
-                println!("$ {command}\n{}", run(&mut shell, ""));
+                let pasted = if command.contains("/dev/stdin") { KEY } else { "" };
+                println!("$ {command}\n{}", run(&mut shell, pasted));
             }
         }
     }
@@ -68,6 +71,7 @@ async fn who_follows_the_readme_from_helm_install_on_has_the_values_where_pods_f
     assert_eq!(secret_text(&flows, "etl", "DB_PASSWORD").await.as_deref(), Some(DB_PASSWORD));
     let setting = flows.kubectl(&["get", "configmap", "my-flow", "-o", "jsonpath={.data.LAST_EXECUTED}"]);
     assert_eq!(setting, "1970-01-01", "the default, as there is no such variable");
+    assert_eq!(secret_text(&flows, "prefect-api-key", "key").await.as_deref(), Some(KEY));
 }
 
 #[test]
