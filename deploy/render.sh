@@ -36,4 +36,5 @@ mkdir -p "$output"
 render 10-rbac.yaml -- serviceaccount rbac-objects rbac-targets rbac-cluster-workspaces rbac-leader-election
 render 11-restarts.yaml --set restarts.enabled=true -- rbac-restarts
 render 12-admission-policy.yaml -- admission-policy
-render 20-deployment.yaml -- deployment service pdb
+# Its CRDs are those of crds/.
+render 20-deployment.yaml --set crds.install=false -- deployment service pdb
