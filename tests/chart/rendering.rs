@@ -1,6 +1,7 @@
 //! What the chart renders: a matrix of values, each accepted by the API server.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -289,15 +290,25 @@ fn the_plain_manifests_are_what_the_chart_renders() {
         .output()
         .expect("bash");
     succeeded(&rendered, "deploy/render.sh");
-    let mut files = 0;
-    for entry in std::fs::read_dir(scratch.path()).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap_or_default();
-        let fresh = std::fs::read_to_string(entry.path()).unwrap();
+    let files = |folder: &Path| -> BTreeSet<PathBuf> {
+        let within = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let all = within(folder.to_owned()).chain(within(folder.join("optional"))).filter(|path| path.is_file());
+        all.map(|path| path.strip_prefix(folder).unwrap().to_owned()).collect()
+    };
+    let rendered = files(scratch.path());
+    for name in &rendered {
+        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(name)).unwrap_or_default();
+        let fresh = std::fs::read_to_string(scratch.path().join(name)).unwrap();
+        let name = name.display();
         assert!(committed == fresh, "deploy/manifests/{name} is stale: run `make manifests`");
         assert!(!fresh.contains("Helm") && !fresh.contains("helm.sh"), "{name} has a mark of Helm's");
-        files += 1;
     }
-    assert_eq!(files, 4);
+    // What `kubectl delete -f deploy/manifests/` takes is neither the namespace nor the CRDs.
+    let mut there = files(&root().join("deploy/manifests"));
+    assert!(there.remove(Path::new("optional/00-namespace.yaml")));
+    assert_eq!(there, rendered);
+    for name in there {
+        let text = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap();
+        assert!(!text.contains("kind: Namespace") && !text.contains("kind: CustomResource"), "{}", name.display());
+    }
 }
