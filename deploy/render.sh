@@ -36,6 +36,7 @@ render() {
 mkdir -p "$output/optional"
 render 10-rbac.yaml -- serviceaccount rbac-objects rbac-targets rbac-cluster-workspaces rbac-leader-election
 render 12-admission-policy.yaml -- admission-policy
+render 13-user-roles.yaml -- rbac-users
 # Its CRDs are those of crds/.
 render 20-deployment.yaml --set crds.install=false -- deployment service pdb
 render optional/11-restarts.yaml --set restarts.enabled=true -- rbac-restarts

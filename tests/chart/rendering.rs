@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::fixture::{
     CHART, Helm, TEAMS, documents, everything, find, new_control_plane, quiet, restricted_namespace, root, succeeded,
 };
-use crate::support::Scratch;
+use crate::support::{Scratch, eventually};
 
 /// The kinds of a set of objects.
 fn kinds(objects: &[Value]) -> BTreeSet<&str> {
@@ -252,6 +253,39 @@ async fn the_api_server_accepts_every_set_of_values_without_a_warning() {
             pod["spec"]["serviceAccountName"] = json!("default");
             let file = helm.write("pod", "json", &pod.to_string());
             quiet(control_plane, &["create", "--dry-run=server", "--validate=strict", "-f", &file]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn users_of_a_namespace_have_its_objects_by_the_roles_that_kubernetes_has() {
+    let control_plane = &new_control_plane().await;
+    control_plane.kubectl_ok(&["create", "namespace", "prefect-sync"]);
+    control_plane.kubectl_ok(&["apply", "-f", "deploy/manifests/13-user-roles.yaml"]);
+    for role in ["view", "edit", "admin"] {
+        let user = format!("--user={role}er");
+        control_plane.kubectl_ok(&["create", "rolebinding", role, "--clusterrole", role, &user, "-n", TEAMS[0]]);
+    }
+    let may = |user: &str, verb: &str, resource: &str| {
+        let resource = format!("{resource}.prefect-sync.dev");
+        let output = control_plane.kubectl(&["auth", "can-i", verb, &resource, "--as", user, "-n", TEAMS[0]]);
+        String::from_utf8_lossy(&output.stdout).trim() == "yes"
+    };
+    // The controller manager puts the rules into Kubernetes' roles.
+    eventually("the roles to be aggregated", Duration::from_secs(30), async || {
+        let both = may("viewer", "get", "prefectsecrets") && may("adminer", "create", "prefectsecrets");
+        if both { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    for user in ["viewer", "editer", "adminer"] {
+        for resource in ["prefectsecrets", "prefectkvs", "prefectworkspaces"] {
+            for verb in ["get", "list", "watch"] {
+                assert!(may(user, verb, resource), "{user} may not {verb} {resource}");
+            }
+            for verb in ["create", "update", "patch", "delete"] {
+                let expected = user != "viewer" && resource != "prefectworkspaces";
+                assert_eq!(may(user, verb, resource), expected, "{user}: {verb} {resource}");
+            }
         }
     }
 }
