@@ -25,8 +25,9 @@ render() {
         done | sed -E \
             -e '/^# Source: /d' \
             -e '/^ *app\.kubernetes\.io\/managed-by: Helm$/d' \
-            -e '/^ *app\.kubernetes\.io\/instance: prefect-sync$/d' \
+            -e '/^ *app\.kubernetes\.io\/instance: "?prefect-sync"?$/d' \
             -e '/^ *helm\.sh\/chart: /d' \
+            -e 's/^( *(- )?[A-Za-z./]*[nN]ame(space)?: )"(prefect-sync[a-z-]*)"$/\1\4/' \
             -e 's/[[:space:]]+$//' |
             # No empty lines, and no document mark before the first object.
             awk 'NF && !(/^---$/ && !n) {print; n++}'

@@ -75,8 +75,12 @@ const CASES: &[fn() -> Case] = &[
             assert_eq!(args(objects), ["run", "--leader-elect", "--lease-name=prefect-sync"]);
             let resources = json!({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
             assert_eq!(container(objects)["resources"], resources);
-            assert_eq!(container(objects)["image"], concat!("prefect-sync:", env!("CARGO_PKG_VERSION")));
+            assert_eq!(container(objects)["image"], concat!("localhost/prefect-sync:", env!("CARGO_PKG_VERSION")));
             assert_eq!(variable(objects, "MALLOC_ARENA_MAX"), Some("1"));
+            let context = json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"}});
+            assert_eq!(pod(objects)["securityContext"], context);
+            assert_eq!(pod(objects)["terminationGracePeriodSeconds"], 30);
             for absent in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
                 assert_eq!(variable(objects, absent), None);
             }
@@ -95,7 +99,7 @@ const CASES: &[fn() -> Case] = &[
             for kind in ["ServiceMonitor", "PrometheusRule", "ConfigMap", "NetworkPolicy", "PrefectWorkspace"] {
                 assert!(kinds.contains(kind), "no {kind}");
             }
-            assert_eq!(container(objects)["image"], format!("prefect-sync@sha256:{}", "0".repeat(64)));
+            assert_eq!(container(objects)["image"], format!("localhost/prefect-sync@sha256:{}", "0".repeat(64)));
             let hosts = "--allowed-api-hosts=api.prefect.cloud,*.example.com,prefect-server.prefect.svc:4200";
             assert!(args(objects).contains(&hosts));
             assert_eq!(args(objects).last(), Some(&"--lease-namespace=default"));
@@ -126,6 +130,7 @@ const CASES: &[fn() -> Case] = &[
                 places.map(|object| object["metadata"]["namespace"].as_str().unwrap()).collect()
             };
             for purpose in ["objects", "targets", "restarts"] {
+                // Users' roles would be the cluster's, too: there are none, as the loop above has seen.
                 let name = format!("prefect-sync-{purpose}");
                 assert_eq!((places("Role", &name), places("RoleBinding", &name)), (TEAMS.into(), TEAMS.into()));
             }
@@ -204,12 +209,49 @@ const CASES: &[fn() -> Case] = &[
         })
     },
     || {
-        let values = json!({"rbac": {"create": false}, "serviceAccount": {"create": false},
+        let values = json!({"rbac": {"create": false}, "serviceAccount": {"create": false, "name": "default"},
             "crds": {"install": false}, "admissionPolicy": {"enabled": false}});
         ("as little as can be", values, |objects| {
             let expected = ["Deployment", "PodDisruptionBudget", "Service"];
             assert_eq!(kinds(objects), BTreeSet::from(expected));
             assert_eq!(pod(objects)["serviceAccountName"], "default");
+        })
+    },
+    || {
+        let values = json!({"podSecurityContext": {"runAsUser": null, "runAsGroup": null, "fsGroup": null},
+            "securityContext": {"readOnlyRootFilesystem": null}, "terminationGracePeriodSeconds": 60,
+            "rbac": {"aggregateToEdit": false}});
+        ("users that the cluster chooses", values, |objects| {
+            let context = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+            assert_eq!(pod(objects)["securityContext"], context);
+            let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+            assert_eq!(container(objects)["securityContext"], context);
+            assert_eq!(pod(objects)["terminationGracePeriodSeconds"], 60);
+            let roles: Vec<&Value> = objects.iter().map(|object| &object["metadata"]["name"]).collect();
+            assert!(roles.contains(&&json!("prefect-sync-view")) && !roles.contains(&&json!("prefect-sync-edit")));
+        })
+    },
+    || {
+        let variables = [
+            "PREFECT_SYNC_LOG",
+            "PREFECT_SYNC_LOG_FORMAT",
+            "PREFECT_SYNC_IDENTITY",
+            "MALLOC_ARENA_MAX",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+        ];
+        let own: Vec<Value> = variables.iter().map(|name| json!({"name": name, "value": "mine"})).collect();
+        let proxy = "http://proxy.example.com:3128";
+        let values = json!({"extraEnv": own, "proxy": {"http": proxy, "https": proxy}, "caBundle": {"secret": "ca"},
+            "podLabels": {"app.kubernetes.io/name": "another"}});
+        ("the chart's own names given otherwise", values, |objects| {
+            let all = container(objects)["env"].as_array().unwrap();
+            assert!(all.len() == 9 && all.iter().all(|variable| variable["value"] == "mine"), "{all:?}");
+            let deployment = &find(objects, "Deployment").unwrap()["spec"];
+            assert_eq!(deployment["template"]["metadata"]["labels"], deployment["selector"]["matchLabels"]);
         })
     },
     || {
@@ -254,6 +296,30 @@ async fn the_api_server_accepts_every_set_of_values_without_a_warning() {
             let file = helm.write("pod", "json", &pod.to_string());
             quiet(control_plane, &["create", "--dry-run=server", "--validate=strict", "-f", &file]);
         }
+    }
+}
+
+#[tokio::test]
+async fn names_that_yaml_takes_for_something_else_stay_names() {
+    let control_plane = &new_control_plane().await;
+    let helm = Helm::offline();
+    for namespace in ["2024", "1e3"] {
+        control_plane.kubectl_ok(&["create", "namespace", namespace]);
+    }
+    for names in [
+        json!({"nameOverride": "y", "fullnameOverride": "n", "namespaces": ["2024", "1e3"]}),
+        json!({"fullnameOverride": "no", "serviceAccount": {"create": false, "name": "0x1"}, "priorityClassName": "1e3",
+            "caBundle": {"configMap": "010"}}),
+        json!({"fullnameOverride": "null", "caBundle": {"secret": "0b1"}}),
+    ] {
+        let mut values = everything();
+        values.as_object_mut().unwrap().remove("caBundle");
+        values.as_object_mut().unwrap().extend(names.as_object().unwrap().clone());
+        values["defaultWorkspace"]["namespace"] = json!("2024");
+        let rendered = helm.template("1e3", "2024", &values);
+        assert!(documents(&rendered).iter().all(|object| object["metadata"]["name"].is_string()), "{rendered}");
+        let rest = helm.write("rendered", "yaml", &without_crds(&rendered));
+        quiet(control_plane, &["apply", "--dry-run=server", "--validate=strict", "-f", &rest]);
     }
 }
 

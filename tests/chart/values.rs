@@ -33,7 +33,13 @@ fn bad_values_are_refused_with_their_names() {
         (json!({"prometheusRule": {"disabledAlerts": ["NoLeader"]}}), &["/prometheusRule/disabledAlerts/0"]),
         (json!({"extraEnv": [{"key": "A"}]}), &["/extraEnv/0", "'key'"]),
         (json!({"proxy": {"https": "proxy:3128"}}), &["/proxy/https"]),
+        (json!({"podSecurityContext": [65532]}), &["/podSecurityContext", "object"]),
+        (json!({"terminationGracePeriodSeconds": "30s"}), &["/terminationGracePeriodSeconds", "integer"]),
         // What the schema can't say, the templates do.
+        (
+            json!({"serviceAccount": {"create": false}}),
+            &["serviceAccount.create is false, so serviceAccount.name must"],
+        ),
         (json!({"caBundle": {"configMap": "a", "secret": "b"}}), &["caBundle.configMap and caBundle.secret"]),
         (
             json!({"serviceMonitor": {"enabled": true}, "metricsService": {"enabled": false}}),
