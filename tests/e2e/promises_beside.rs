@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, control_plane, manifests, passes, prefect, root};
+use crate::fixture::{SOON, World, control_plane, manifests, passes, prefect};
 use crate::support::{Mode, Proxy, eventually};
 
 fn object(kind: &str, name: &str, spec: Value) -> String {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, control_plane, manifests, prefect, root};
+use crate::fixture::{SOON, World, control_plane, manifests, prefect};
 use crate::support::{ControlPlane, eventually};
 
 /// Runs kubectl; fails where it fails or warns.
