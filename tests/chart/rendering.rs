@@ -157,6 +157,28 @@ const CASES: &[fn() -> Case] = &[
         })
     },
     || {
+        let values = json!({"restarts": {"enabled": true, "namespaces": TEAMS},
+            "networkPolicy": {"enabled": true, "egress": {"restricted": true, "dns": {"ports": [5353]}}}});
+        ("restarts in some namespaces", values, |objects| {
+            let of_restarts = |object: &&Value| object["metadata"]["name"] == "prefect-sync-restarts";
+            let places: Vec<[&str; 2]> = objects
+                .iter()
+                .filter(of_restarts)
+                .map(|object| [object["kind"].as_str().unwrap(), object["metadata"]["namespace"].as_str().unwrap()])
+                .collect();
+            let mut expected: Vec<[&str; 2]> =
+                TEAMS.iter().flat_map(|team| [["Role", *team], ["RoleBinding", *team]]).collect();
+            let mut found = places;
+            found.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(found, expected);
+            // Its other roles are the cluster's.
+            assert!(objects.iter().any(|object| object["kind"] == "ClusterRole"));
+            let policy = &find(objects, "NetworkPolicy").unwrap()["spec"];
+            assert_eq!(policy["egress"][0]["ports"][0]["port"], 5353);
+        })
+    },
+    || {
         ("open network", json!({"networkPolicy": {"enabled": true}}), |objects| {
             let policy = &find(objects, "NetworkPolicy").unwrap()["spec"];
             assert_eq!((&policy["policyTypes"], &policy["egress"]), (&json!(["Ingress"]), &Value::Null));

@@ -27,7 +27,7 @@ fn bad_values_are_refused_with_their_names() {
         (json!({"resources": {"limit": {}}}), &["/resources", "'limit'"]),
         (json!({"topologySpreadConstraints": [{"maxSkew": 1}]}), &["/topologySpreadConstraints/0", "'topologyKey'"]),
         (json!({"podDisruptionBudget": {"maxUnavailable": "one"}}), &["/podDisruptionBudget/maxUnavailable"]),
-        (json!({"networkPolicy": {"egress": {"dns": {"ports": [53]}}}}), &["/networkPolicy/egress/dns", "'ports'"]),
+        (json!({"networkPolicy": {"egress": {"dns": {"port": 53}}}}), &["/networkPolicy/egress/dns", "'port'"]),
         (json!({"networkPolicy": {"egress": {"prefect": {"ports": [0]}}}}), &["/networkPolicy/egress/prefect/ports/0"]),
         (json!({"serviceMonitor": {"interval": "half a minute"}}), &["/serviceMonitor/interval"]),
         (json!({"prometheusRule": {"disabledAlerts": ["NoLeader"]}}), &["/prometheusRule/disabledAlerts/0"]),
@@ -41,6 +41,10 @@ fn bad_values_are_refused_with_their_names() {
             &["serviceAccount.create is false, so serviceAccount.name must"],
         ),
         (json!({"caBundle": {"configMap": "a", "secret": "b"}}), &["caBundle.configMap and caBundle.secret"]),
+        (
+            json!({"namespaces": ["team-a"], "restarts": {"enabled": true, "namespaces": ["team-b"]}}),
+            &["restarts.namespaces has team-b, where this operator does not work", "(team-a)"],
+        ),
         (
             json!({"serviceMonitor": {"enabled": true}, "metricsService": {"enabled": false}}),
             &["serviceMonitor.enabled needs metricsService.enabled"],

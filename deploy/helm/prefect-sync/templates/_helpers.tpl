@@ -63,13 +63,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /*
 A role and its binding: for the whole cluster, or in each of the namespaces. Takes a dict of the root context, a suffix for
-the name, and the rules as text. The rules' comments stay.
+the name, the rules as text, and namespaces where they are others than the operator's. The rules' comments stay.
 */ -}}
 {{- define "prefect-sync.role" -}}
 {{- $root := .root }}
 {{- $name := printf "%s-%s" (include "prefect-sync.fullname" $root) .suffix }}
-{{- $prefix := ternary "" "Cluster" (not (empty $root.Values.namespaces)) }}
-{{- range $root.Values.namespaces | default (list "") }}
+{{- $namespaces := .namespaces | default $root.Values.namespaces }}
+{{- $prefix := ternary "" "Cluster" (not (empty $namespaces)) }}
+{{- range $namespaces | default (list "") }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $prefix }}Role
