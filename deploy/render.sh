@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Renders the plain manifests from the Helm chart into deploy/manifests, or into the folder that is given. They are named
-# prefect-sync in the namespace prefect-sync, and have none of Helm's own labels. 00-namespace.yaml is written by hand:
-# with Helm, --create-namespace makes the namespace.
+# prefect-sync in the namespace prefect-sync, and have none of Helm's own labels. optional/ is for what not everyone wants
+# applied or deleted along with the rest, as kubectl takes the files of one folder only. optional/00-namespace.yaml is
+# written by hand: with Helm, --create-namespace makes the namespace.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 helm=${HELM:-target/tools/bin/helm} output=${1:-deploy/manifests}
@@ -24,16 +25,19 @@ render() {
         done | sed -E \
             -e '/^# Source: /d' \
             -e '/^ *app\.kubernetes\.io\/managed-by: Helm$/d' \
-            -e '/^ *app\.kubernetes\.io\/instance: prefect-sync$/d' \
+            -e '/^ *app\.kubernetes\.io\/instance: "?prefect-sync"?$/d' \
             -e '/^ *helm\.sh\/chart: /d' \
+            -e 's/^( *(- )?[A-Za-z./]*[nN]ame(space)?: )"(prefect-sync[a-z-]*)"$/\1\4/' \
             -e 's/[[:space:]]+$//' |
             # No empty lines, and no document mark before the first object.
             awk 'NF && !(/^---$/ && !n) {print; n++}'
     } >"$output/$file"
 }
 
-mkdir -p "$output"
+mkdir -p "$output/optional"
 render 10-rbac.yaml -- serviceaccount rbac-objects rbac-targets rbac-cluster-workspaces rbac-leader-election
-render 11-restarts.yaml --set restarts.enabled=true -- rbac-restarts
 render 12-admission-policy.yaml -- admission-policy
-render 20-deployment.yaml -- deployment service pdb
+render 13-user-roles.yaml -- rbac-users
+# Its CRDs are those of crds/.
+render 20-deployment.yaml --set crds.install=false -- deployment service pdb
+render optional/11-restarts.yaml --set restarts.enabled=true -- rbac-restarts

@@ -82,8 +82,8 @@ pub struct RunArgs {
     /// commas. Without it: any host.
     #[arg(long, env = "PREFECT_SYNC_ALLOWED_API_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
     pub allowed_api_hosts: Vec<String>,
-    /// Where /livez, /readyz and /metrics are served, such as 0.0.0.0:8080.
-    #[arg(long, env = "PREFECT_SYNC_HEALTH_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    /// Where /livez, /readyz and /metrics are served: by IPv6 and IPv4 unless told, such as 127.0.0.1:8080.
+    #[arg(long, env = "PREFECT_SYNC_HEALTH_ADDRESS", default_value = "[::]:8080", value_name = "ADDRESS:PORT")]
     pub health_address: SocketAddr,
     /// Run as one of several replicas: the one that holds a Lease works, the others stand by with full caches and take
     /// over when it stops or dies.
@@ -102,8 +102,9 @@ pub struct RunArgs {
 
 /// The commit that this was built from, where its builder said so.
 pub const COMMIT: &str = match option_env!("PREFECT_SYNC_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
+    // An image's build argument that nobody gave is empty.
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
 };
 
 static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} (commit {COMMIT})", env!("CARGO_PKG_VERSION")));

@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -8,6 +8,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Metrics, Pulses};
@@ -67,13 +68,26 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// # Errors
 /// When the address can't be listened on.
 pub async fn serve(address: SocketAddr, health: Health, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address} for health checks"))?;
+    let listener = listen(address).await.with_context(|| format!("listening on {address} for health checks"))?;
     axum::serve(listener, router(health))
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .context("serving health checks")
+}
+
+/// On all addresses of IPv6 this listens to IPv4, too. Where the kernel has no IPv6, IPv4 alone is all that there is.
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && has_no_ipv6(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        other => other,
+    }
+}
+
+/// With `ipv6.disable=1` there are no such sockets, with `disable_ipv6=1` no such address; a port that is taken is neither.
+fn has_no_ipv6(error: &std::io::Error) -> bool {
+    !matches!(error.kind(), std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied)
 }
 
 fn router(health: Health) -> Router {
@@ -111,9 +125,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn all_addresses_are_those_of_ipv4_too() {
+        // Also where there is no IPv6.
+        let listener = listen((Ipv6Addr::UNSPECIFIED, 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connected, accepted) =
+            tokio::join!(tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())), listener.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        // The same port again is refused, not taken for a machine without IPv6.
+        let taken = listen(address).await.unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
     async fn each_path_answers_for_what_it_is_there() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let health = Health::default();
         let app = router(health.clone());

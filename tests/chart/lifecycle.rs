@@ -208,6 +208,35 @@ async fn an_uninstall_without_kept_crds_deletes_what_they_describe() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_would_delete_the_crds_is_refused() {
+    let release = Release::new(&[]).await;
+    release.run("install", &[CHART, "--create-namespace", "--set", "crds.keep=false"]);
+    release.control_plane.kubectl_ok(&["wait", "--for=condition=Established", CRD, "--timeout=30s"]);
+    release.something_synced("etl").await;
+    let (crd, object) = (release.uid(CRD), release.uid("prefectsecret/etl"));
+    let without = ["--set", "crds.install=false"];
+    // Whatever keep says: it does not reach CRDs that are not rendered.
+    for keep in ["crds.keep=false", "crds.keep=true"] {
+        let said = release
+            .helm
+            .refused(&[&["upgrade", "sync", CHART, "--namespace", "ops", "--set", keep], without.as_slice()].concat());
+        assert!(
+            said.contains("crds.install=false would delete the CRD clusterprefectworkspaces.prefect-sync.dev"),
+            "{said}"
+        );
+        assert!(said.contains("upgrade with crds.install=true and crds.keep=true first"), "{said}");
+    }
+    // The way that the message names.
+    release.run("upgrade", &[CHART, "--set", "crds.keep=true"]);
+    release.run("upgrade", &[&[CHART], without.as_slice()].concat());
+    // They are another's from now on, and no longer looked at.
+    release.control_plane.kubectl_ok(&["annotate", "crd", "--all", "helm.sh/resource-policy-"]);
+    release.run("upgrade", &[&[CHART], without.as_slice()].concat());
+    release.run("uninstall", &[]);
+    assert_eq!((release.uid(CRD), release.uid("prefectsecret/etl")), (crd, object));
+}
+
+#[tokio::test]
 async fn crds_that_kubectl_applied_are_taken_over_when_told() {
     let release = Release::new(&[]).await;
     release.control_plane.kubectl_ok(&["apply", "-f", "crds"]);

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use crate::fixture::{CHART, Helm, chart_file, documents, find, root, succeeded};
 use crate::support::tools;
 
-const ALERTS: [&str; 7] = [
+const ALERTS: [&str; 8] = [
     "PrefectSyncSnapshotTooOld",
     "PrefectSyncObjectsNotReady",
     "PrefectSyncWorkspaceNotReady",
     "PrefectSyncCredentialsRefused",
     "PrefectSyncNoLeader",
     "PrefectSyncCrashLooping",
+    "PrefectSyncReplicaDown",
     "PrefectSyncReconcilesFailing",
 ];
 
@@ -81,8 +82,16 @@ fn the_prometheus_rule_has_the_alerts_of_the_file_without_the_disabled_ones() {
         find(&objects, "PrometheusRule").map_or(Value::Null, |rule| rule["spec"]["groups"].clone())
     };
     let all = rendered(json!({"prometheusRule": {"enabled": true}}));
-    let file = documents(&chart_file("files/rules.yaml")).remove(0);
-    assert_eq!(all, file["groups"]);
+    let target = r#"namespace="prefect-sync",job="prefect-sync""#;
+    let file = chart_file("files/rules.yaml").replace(target, r#"namespace="ops",job="r-prefect-sync""#);
+    assert_eq!(all, documents(&file).remove(0)["groups"]);
+    // Its namespace and its Service, as a ServiceMonitor calls the job, are in each rule about processes.
+    for rule in rules() {
+        let expr = rule["expr"].as_str().unwrap();
+        let of_processes = ["up{", "prefect_sync_leader", "prefect_sync_start_time"];
+        let asked: usize = of_processes.iter().map(|name| expr.matches(name).count()).sum();
+        assert_eq!(expr.matches(target).count(), asked, "{expr}");
+    }
     let some = rendered(json!({"prometheusRule": {"enabled": true, "disabledAlerts": ALERTS[1..]}}));
     let left: Vec<&Value> = some[0]["rules"].as_array().unwrap().iter().map(|rule| &rule["alert"]).collect();
     assert_eq!(left, [ALERTS[0]]);

@@ -107,12 +107,35 @@ async fn they_know_the_default_workspace() {
 async fn they_know_a_workspace_of_the_whole_cluster() {
     let spec = json!({"api": {"url": "http://p/api"}, "access": [{"namespaces": ["team-a"], "keys": ["*"]}]});
     let workspace = json!({"enabled": true, "kind": "ClusterPrefectWorkspace", "spec": spec});
-    follow(json!({"defaultWorkspace": workspace}), None).await;
+    // Where the operator is, the rules allow nothing.
+    follow(json!({"defaultWorkspace": workspace}), Some(TEAMS[0])).await;
 }
 
 #[tokio::test]
 async fn they_know_where_a_limited_operator_works() {
     follow(json!({"namespaces": [TEAMS[1]]}), Some(TEAMS[1])).await;
+}
+
+#[test]
+fn they_leave_open_what_they_can_not_know() {
+    let helm = Helm::offline();
+    let notes = |values: Value| {
+        let args = ["install", "r", CHART, "--dry-run=client", "--values", &helm.values(&values)];
+        helm.ok(&args).split_once("NOTES:\n").expect("notes").1.to_owned()
+    };
+    let access = json!([{"namespaceSelector": {"matchLabels": {"team": "data"}}, "keys": ["*"]}]);
+    let spec = json!({"api": {"url": "http://p/api"}, "access": access});
+    let workspace = json!({"enabled": true, "kind": "ClusterPrefectWorkspace", "spec": spec});
+    let selected = notes(json!({"defaultWorkspace": workspace}));
+    assert!(
+        selected.contains("(put such a namespace in place of NAMESPACE)")
+            && selected.contains("kubectl apply -n NAMESPACE "),
+        "{selected}"
+    );
+    // Nothing is at a registry under the default name of the image.
+    assert!(selected.contains("CAUTION: image.repository is localhost/prefect-sync"), "{selected}");
+    let pushed = notes(json!({"image": {"repository": "registry.example.com/prefect-sync"}}));
+    assert!(!pushed.contains("CAUTION") && !pushed.contains("NAMESPACE"), "{pushed}");
 }
 
 #[tokio::test]
@@ -125,6 +148,6 @@ async fn they_warn_where_an_uninstall_would_delete_secrets() {
         helm.ok(&args)
     };
     let (kept, lost) = (say("crds.keep=true"), say("crds.keep=false"));
-    assert!(!kept.contains("CAUTION") && kept.contains("were synced stay as they are"), "{kept}");
-    assert!(lost.contains("CAUTION") && !lost.contains("were synced stay as they are"), "{lost}");
+    assert!(!kept.contains("CAUTION: crds") && kept.contains("were synced stay as they are"), "{kept}");
+    assert!(lost.contains("CAUTION: crds") && !lost.contains("were synced stay as they are"), "{lost}");
 }

@@ -1,13 +1,15 @@
 //! What the chart renders: a matrix of values, each accepted by the API server.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::fixture::{
     CHART, Helm, TEAMS, documents, everything, find, new_control_plane, quiet, restricted_namespace, root, succeeded,
 };
-use crate::support::Scratch;
+use crate::support::{Scratch, eventually};
 
 /// The kinds of a set of objects.
 fn kinds(objects: &[Value]) -> BTreeSet<&str> {
@@ -73,8 +75,12 @@ const CASES: &[fn() -> Case] = &[
             assert_eq!(args(objects), ["run", "--leader-elect", "--lease-name=prefect-sync"]);
             let resources = json!({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
             assert_eq!(container(objects)["resources"], resources);
-            assert_eq!(container(objects)["image"], concat!("prefect-sync:", env!("CARGO_PKG_VERSION")));
+            assert_eq!(container(objects)["image"], concat!("localhost/prefect-sync:", env!("CARGO_PKG_VERSION")));
             assert_eq!(variable(objects, "MALLOC_ARENA_MAX"), Some("1"));
+            let context = json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"}});
+            assert_eq!(pod(objects)["securityContext"], context);
+            assert_eq!(pod(objects)["terminationGracePeriodSeconds"], 30);
             for absent in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"] {
                 assert_eq!(variable(objects, absent), None);
             }
@@ -93,7 +99,7 @@ const CASES: &[fn() -> Case] = &[
             for kind in ["ServiceMonitor", "PrometheusRule", "ConfigMap", "NetworkPolicy", "PrefectWorkspace"] {
                 assert!(kinds.contains(kind), "no {kind}");
             }
-            assert_eq!(container(objects)["image"], format!("prefect-sync@sha256:{}", "0".repeat(64)));
+            assert_eq!(container(objects)["image"], format!("localhost/prefect-sync@sha256:{}", "0".repeat(64)));
             let hosts = "--allowed-api-hosts=api.prefect.cloud,*.example.com,prefect-server.prefect.svc:4200";
             assert!(args(objects).contains(&hosts));
             assert_eq!(args(objects).last(), Some(&"--lease-namespace=default"));
@@ -124,6 +130,7 @@ const CASES: &[fn() -> Case] = &[
                 places.map(|object| object["metadata"]["namespace"].as_str().unwrap()).collect()
             };
             for purpose in ["objects", "targets", "restarts"] {
+                // Users' roles would be the cluster's, too: there are none, as the loop above has seen.
                 let name = format!("prefect-sync-{purpose}");
                 assert_eq!((places("Role", &name), places("RoleBinding", &name)), (TEAMS.into(), TEAMS.into()));
             }
@@ -147,6 +154,28 @@ const CASES: &[fn() -> Case] = &[
                 .map(|rule| rule["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect())
                 .collect();
             assert_eq!(json!(ports), json!([[53, 53], [443, 6443], [443, 4200]]));
+        })
+    },
+    || {
+        let values = json!({"restarts": {"enabled": true, "namespaces": TEAMS},
+            "networkPolicy": {"enabled": true, "egress": {"restricted": true, "dns": {"ports": [5353]}}}});
+        ("restarts in some namespaces", values, |objects| {
+            let of_restarts = |object: &&Value| object["metadata"]["name"] == "prefect-sync-restarts";
+            let places: Vec<[&str; 2]> = objects
+                .iter()
+                .filter(of_restarts)
+                .map(|object| [object["kind"].as_str().unwrap(), object["metadata"]["namespace"].as_str().unwrap()])
+                .collect();
+            let mut expected: Vec<[&str; 2]> =
+                TEAMS.iter().flat_map(|team| [["Role", *team], ["RoleBinding", *team]]).collect();
+            let mut found = places;
+            found.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(found, expected);
+            // Its other roles are the cluster's.
+            assert!(objects.iter().any(|object| object["kind"] == "ClusterRole"));
+            let policy = &find(objects, "NetworkPolicy").unwrap()["spec"];
+            assert_eq!(policy["egress"][0]["ports"][0]["port"], 5353);
         })
     },
     || {
@@ -202,12 +231,49 @@ const CASES: &[fn() -> Case] = &[
         })
     },
     || {
-        let values = json!({"rbac": {"create": false}, "serviceAccount": {"create": false},
+        let values = json!({"rbac": {"create": false}, "serviceAccount": {"create": false, "name": "default"},
             "crds": {"install": false}, "admissionPolicy": {"enabled": false}});
         ("as little as can be", values, |objects| {
             let expected = ["Deployment", "PodDisruptionBudget", "Service"];
             assert_eq!(kinds(objects), BTreeSet::from(expected));
             assert_eq!(pod(objects)["serviceAccountName"], "default");
+        })
+    },
+    || {
+        let values = json!({"podSecurityContext": {"runAsUser": null, "runAsGroup": null, "fsGroup": null},
+            "securityContext": {"readOnlyRootFilesystem": null}, "terminationGracePeriodSeconds": 60,
+            "rbac": {"aggregateToEdit": false}});
+        ("users that the cluster chooses", values, |objects| {
+            let context = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+            assert_eq!(pod(objects)["securityContext"], context);
+            let context = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+            assert_eq!(container(objects)["securityContext"], context);
+            assert_eq!(pod(objects)["terminationGracePeriodSeconds"], 60);
+            let roles: Vec<&Value> = objects.iter().map(|object| &object["metadata"]["name"]).collect();
+            assert!(roles.contains(&&json!("prefect-sync-view")) && !roles.contains(&&json!("prefect-sync-edit")));
+        })
+    },
+    || {
+        let variables = [
+            "PREFECT_SYNC_LOG",
+            "PREFECT_SYNC_LOG_FORMAT",
+            "PREFECT_SYNC_IDENTITY",
+            "MALLOC_ARENA_MAX",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+        ];
+        let own: Vec<Value> = variables.iter().map(|name| json!({"name": name, "value": "mine"})).collect();
+        let proxy = "http://proxy.example.com:3128";
+        let values = json!({"extraEnv": own, "proxy": {"http": proxy, "https": proxy}, "caBundle": {"secret": "ca"},
+            "podLabels": {"app.kubernetes.io/name": "another"}});
+        ("the chart's own names given otherwise", values, |objects| {
+            let all = container(objects)["env"].as_array().unwrap();
+            assert!(all.len() == 9 && all.iter().all(|variable| variable["value"] == "mine"), "{all:?}");
+            let deployment = &find(objects, "Deployment").unwrap()["spec"];
+            assert_eq!(deployment["template"]["metadata"]["labels"], deployment["selector"]["matchLabels"]);
         })
     },
     || {
@@ -255,6 +321,63 @@ async fn the_api_server_accepts_every_set_of_values_without_a_warning() {
     }
 }
 
+#[tokio::test]
+async fn names_that_yaml_takes_for_something_else_stay_names() {
+    let control_plane = &new_control_plane().await;
+    let helm = Helm::offline();
+    for namespace in ["2024", "1e3"] {
+        control_plane.kubectl_ok(&["create", "namespace", namespace]);
+    }
+    for names in [
+        json!({"nameOverride": "y", "fullnameOverride": "n", "namespaces": ["2024", "1e3"]}),
+        json!({"fullnameOverride": "no", "serviceAccount": {"create": false, "name": "0x1"}, "priorityClassName": "1e3",
+            "caBundle": {"configMap": "010"}}),
+        json!({"fullnameOverride": "null", "caBundle": {"secret": "0b1"}}),
+    ] {
+        let mut values = everything();
+        values.as_object_mut().unwrap().remove("caBundle");
+        values.as_object_mut().unwrap().extend(names.as_object().unwrap().clone());
+        values["defaultWorkspace"]["namespace"] = json!("2024");
+        let rendered = helm.template("1e3", "2024", &values);
+        assert!(documents(&rendered).iter().all(|object| object["metadata"]["name"].is_string()), "{rendered}");
+        let rest = helm.write("rendered", "yaml", &without_crds(&rendered));
+        quiet(control_plane, &["apply", "--dry-run=server", "--validate=strict", "-f", &rest]);
+    }
+}
+
+#[tokio::test]
+async fn users_of_a_namespace_have_its_objects_by_the_roles_that_kubernetes_has() {
+    let control_plane = &new_control_plane().await;
+    control_plane.kubectl_ok(&["create", "namespace", "prefect-sync"]);
+    control_plane.kubectl_ok(&["apply", "-f", "deploy/manifests/13-user-roles.yaml"]);
+    for role in ["view", "edit", "admin"] {
+        let user = format!("--user={role}er");
+        control_plane.kubectl_ok(&["create", "rolebinding", role, "--clusterrole", role, &user, "-n", TEAMS[0]]);
+    }
+    let may = |user: &str, verb: &str, resource: &str| {
+        let resource = format!("{resource}.prefect-sync.dev");
+        let output = control_plane.kubectl(&["auth", "can-i", verb, &resource, "--as", user, "-n", TEAMS[0]]);
+        String::from_utf8_lossy(&output.stdout).trim() == "yes"
+    };
+    // The controller manager puts the rules into Kubernetes' roles.
+    eventually("the roles to be aggregated", Duration::from_secs(30), async || {
+        let both = may("viewer", "get", "prefectsecrets") && may("adminer", "create", "prefectsecrets");
+        if both { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    for user in ["viewer", "editer", "adminer"] {
+        for resource in ["prefectsecrets", "prefectkvs", "prefectworkspaces"] {
+            for verb in ["get", "list", "watch"] {
+                assert!(may(user, verb, resource), "{user} may not {verb} {resource}");
+            }
+            for verb in ["create", "update", "patch", "delete"] {
+                let expected = user != "viewer" && resource != "prefectworkspaces";
+                assert_eq!(may(user, verb, resource), expected, "{user}: {verb} {resource}");
+            }
+        }
+    }
+}
+
 fn without_crds(rendered: &str) -> String {
     let others = rendered.split("\n---\n").filter(|text| !text.contains("\nkind: CustomResourceDefinition\n"));
     others.collect::<Vec<_>>().join("\n---\n")
@@ -289,15 +412,25 @@ fn the_plain_manifests_are_what_the_chart_renders() {
         .output()
         .expect("bash");
     succeeded(&rendered, "deploy/render.sh");
-    let mut files = 0;
-    for entry in std::fs::read_dir(scratch.path()).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap_or_default();
-        let fresh = std::fs::read_to_string(entry.path()).unwrap();
+    let files = |folder: &Path| -> BTreeSet<PathBuf> {
+        let within = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let all = within(folder.to_owned()).chain(within(folder.join("optional"))).filter(|path| path.is_file());
+        all.map(|path| path.strip_prefix(folder).unwrap().to_owned()).collect()
+    };
+    let rendered = files(scratch.path());
+    for name in &rendered {
+        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(name)).unwrap_or_default();
+        let fresh = std::fs::read_to_string(scratch.path().join(name)).unwrap();
+        let name = name.display();
         assert!(committed == fresh, "deploy/manifests/{name} is stale: run `make manifests`");
         assert!(!fresh.contains("Helm") && !fresh.contains("helm.sh"), "{name} has a mark of Helm's");
-        files += 1;
     }
-    assert_eq!(files, 4);
+    // What `kubectl delete -f deploy/manifests/` takes is neither the namespace nor the CRDs.
+    let mut there = files(&root().join("deploy/manifests"));
+    assert!(there.remove(Path::new("optional/00-namespace.yaml")));
+    assert_eq!(there, rendered);
+    for name in there {
+        let text = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap();
+        assert!(!text.contains("kind: Namespace") && !text.contains("kind: CustomResource"), "{}", name.display());
+    }
 }

@@ -27,14 +27,24 @@ fn bad_values_are_refused_with_their_names() {
         (json!({"resources": {"limit": {}}}), &["/resources", "'limit'"]),
         (json!({"topologySpreadConstraints": [{"maxSkew": 1}]}), &["/topologySpreadConstraints/0", "'topologyKey'"]),
         (json!({"podDisruptionBudget": {"maxUnavailable": "one"}}), &["/podDisruptionBudget/maxUnavailable"]),
-        (json!({"networkPolicy": {"egress": {"dns": {"ports": [53]}}}}), &["/networkPolicy/egress/dns", "'ports'"]),
+        (json!({"networkPolicy": {"egress": {"dns": {"port": 53}}}}), &["/networkPolicy/egress/dns", "'port'"]),
         (json!({"networkPolicy": {"egress": {"prefect": {"ports": [0]}}}}), &["/networkPolicy/egress/prefect/ports/0"]),
         (json!({"serviceMonitor": {"interval": "half a minute"}}), &["/serviceMonitor/interval"]),
         (json!({"prometheusRule": {"disabledAlerts": ["NoLeader"]}}), &["/prometheusRule/disabledAlerts/0"]),
         (json!({"extraEnv": [{"key": "A"}]}), &["/extraEnv/0", "'key'"]),
         (json!({"proxy": {"https": "proxy:3128"}}), &["/proxy/https"]),
+        (json!({"podSecurityContext": [65532]}), &["/podSecurityContext", "object"]),
+        (json!({"terminationGracePeriodSeconds": "30s"}), &["/terminationGracePeriodSeconds", "integer"]),
         // What the schema can't say, the templates do.
+        (
+            json!({"serviceAccount": {"create": false}}),
+            &["serviceAccount.create is false, so serviceAccount.name must"],
+        ),
         (json!({"caBundle": {"configMap": "a", "secret": "b"}}), &["caBundle.configMap and caBundle.secret"]),
+        (
+            json!({"namespaces": ["team-a"], "restarts": {"enabled": true, "namespaces": ["team-b"]}}),
+            &["restarts.namespaces has team-b, where this operator does not work", "(team-a)"],
+        ),
         (
             json!({"serviceMonitor": {"enabled": true}, "metricsService": {"enabled": false}}),
             &["serviceMonitor.enabled needs metricsService.enabled"],

@@ -166,7 +166,6 @@ impl Scene {
             // Helm runs what a release says with the rights of whoever uninstalls it, and finds releases by their label.
             ("release", "PrefectSecret", typed("helm.sh/release.v1"), Refused(power)),
             ("helm-owned", "PrefectSecret", labelled("owner", "helm"), Refused("take the target for a release")),
-            ("helm-owned-map", "PrefectKV", labelled("owner", "helm"), Refused("take the target for a release")),
             ("of-a-token", "PrefectSecret", annotated("kubernetes.io/service-account.name", "default"), Refused(steer)),
             // Keys that steer controllers: our own, garbage collection, Argo CD.
             ("offers-itself", "PrefectSecret", labelled("prefect-sync.dev/offer", "workspace"), Refused(steer)),

@@ -24,13 +24,27 @@
 {{- end }}
 
 {{- define "prefect-sync.serviceAccountName" -}}
-{{- $default := ternary (include "prefect-sync.fullname" .) "default" .Values.serviceAccount.create }}
-{{- .Values.serviceAccount.name | default $default }}
+{{- if .Values.serviceAccount.create }}
+{{- .Values.serviceAccount.name | default (include "prefect-sync.fullname" .) }}
+{{- else }}
+{{- required "serviceAccount.create is false, so serviceAccount.name must name the account that is there: all roles are bound to it" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- /* Fields as YAML, without those that are null: a null in values takes a default away. */ -}}
+{{- define "prefect-sync.fields" -}}
+{{- $fields := dict }}
+{{- range $name, $value := . }}
+{{- if not (kindIs "invalid" $value) }}
+{{- $_ := set $fields $name $value }}
+{{- end }}
+{{- end }}
+{{- toYaml $fields }}
 {{- end }}
 
 {{- define "prefect-sync.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "prefect-sync.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "prefect-sync.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "prefect-sync.labels" -}}
@@ -43,26 +57,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* The subjects of every binding: the operator's account. */ -}}
 {{- define "prefect-sync.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "prefect-sync.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "prefect-sync.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end }}
 
 {{- /*
 A role and its binding: for the whole cluster, or in each of the namespaces. Takes a dict of the root context, a suffix for
-the name, and the rules as text. The rules' comments stay.
+the name, the rules as text, and namespaces where they are others than the operator's. The rules' comments stay.
 */ -}}
 {{- define "prefect-sync.role" -}}
 {{- $root := .root }}
 {{- $name := printf "%s-%s" (include "prefect-sync.fullname" $root) .suffix }}
-{{- $prefix := ternary "" "Cluster" (not (empty $root.Values.namespaces)) }}
-{{- range $root.Values.namespaces | default (list "") }}
+{{- $namespaces := .namespaces | default $root.Values.namespaces }}
+{{- $prefix := ternary "" "Cluster" (not (empty $namespaces)) }}
+{{- range $namespaces | default (list "") }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $prefix }}Role
 metadata:
-  name: {{ $name }}
+  name: {{ $name | quote }}
   {{- with . }}
-  namespace: {{ . }}
+  namespace: {{ . | quote }}
   {{- end }}
   labels:
     {{- include "prefect-sync.labels" $root | nindent 4 }}
@@ -72,16 +87,16 @@ rules:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: {{ $prefix }}RoleBinding
 metadata:
-  name: {{ $name }}
+  name: {{ $name | quote }}
   {{- with . }}
-  namespace: {{ . }}
+  namespace: {{ . | quote }}
   {{- end }}
   labels:
     {{- include "prefect-sync.labels" $root | nindent 4 }}
 roleRef:
   apiGroup: rbac.authorization.k8s.io
   kind: {{ $prefix }}Role
-  name: {{ $name }}
+  name: {{ $name | quote }}
 subjects:
   {{- include "prefect-sync.subjects" $root | nindent 2 }}
 {{- end }}
