@@ -51,8 +51,9 @@
 //!   `Debug` shows one; response bodies are never logged.
 //! - What the rules do not give a namespace is not asked for it, not kept for it, and not told to it.
 //! - A failure removes nothing. What a confirmed absence does is a table in [`sync::plan()`].
-//! - Every write of a target names the version that was seen, or is a create that fails where something exists; a status
-//!   replaces only the one that it was planned from.
+//! - Every write of a target names the version that was seen, or is a create that fails where something exists (keys of
+//!   our own are taken out of a target of others by its UID); an object's status replaces only the one that it was planned
+//!   from.
 //! - When nothing changes nothing is written.
 //! - Of several replicas one works; what may no longer write is held back before it reaches the API server
 //!   ([`controllers::lease`]).

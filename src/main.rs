@@ -89,14 +89,13 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let mut controllers = tokio::spawn(controllers::run(client, options, health, leadership, shutdown.clone()));
     let finished = CancellationToken::new();
-    let until = finished.clone();
+    let (asked, until) = (shutdown.clone(), finished.clone());
     let mut kept = tokio::spawn(async move {
         match keeper {
             Some(keeper) => {
-                // One that is cold, or can't work at all, must not take the Lease of one that is warm.
-                let warm = tokio::time::timeout(WARM_UP, readiness.ready());
-                let _ = until.run_until_cancelled(warm).await;
-                keeper.run(until).await
+                // One that is cold, or can't work at all, should not be faster than one that is warm.
+                let warm = async { drop(tokio::time::timeout(WARM_UP, readiness.ready()).await) };
+                keeper.run(warm, asked, until).await
             }
             None => {
                 until.cancelled().await;
@@ -119,7 +118,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     if !controllers.is_finished() {
         tokio::select! {
             ended = &mut controllers => drained = result(ended, "the controllers"),
-            ended = &mut kept => return result(ended, "leader election"),
+            // The Lease was lost meanwhile, or this replica only waited for it: nothing is under way that may be written.
+            kept = &mut kept => return ended.and(result(kept, "leader election")),
             () = tokio::time::sleep(DRAIN) => {
                 tracing::warn!("not finished within {DRAIN:?}; what is left undone is done by who works next");
                 controllers.abort();
@@ -128,8 +128,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     // Only now may another replica work.
     finished.cancel();
-    result(kept.await, "leader election")?;
-    ended.and(drained)
+    ended.and(drained).and(result(kept.await, "leader election"))
 }
 
 /// What a task came to.

@@ -1,4 +1,5 @@
-//! Carries out a plan's target action. Every write names the version that was seen; nothing is applied blindly.
+//! Carries out a plan's target action. Every write names the version that was seen, or, where only keys of our own are
+//! taken out, the UID; nothing is applied blindly.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;

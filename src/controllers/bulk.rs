@@ -129,7 +129,7 @@ fn is_settled<K: SyncKind>(shared: &Shared<K>, dependent: &Dependent, target: Ta
     if resource.meta().deletion_timestamp.is_some() || object.suspend || object.target_name != target.name {
         return false;
     }
-    let previous = previous_status(resource, &object, &shared.context);
+    let previous = previous_status(resource, &object, &shared.context).status;
     let gathered = shared.gather(&object, &previous);
     let plan = plan::plan(&gathered.observed(Some(&target), None), now());
     let nothing_to_do = plan.target == TargetAction::Keep

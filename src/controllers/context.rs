@@ -24,12 +24,12 @@ use crate::workspace::Workspaces;
 /// The longest that one reconcile may take; then it is tried again.
 pub const RECONCILE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A status that was written, until the cache has seen it.
+/// An object's status, and which versions of the object have it.
 #[derive(Clone)]
-pub struct WrittenStatus {
-    /// The versions of the object that do not have it yet.
+pub struct StatusAt {
+    /// Those that do not have it yet.
     pub older: Vec<String>,
-    /// The version that has it.
+    /// The one that has it.
     pub version: String,
     /// The status.
     pub status: SyncStatus,
@@ -46,7 +46,7 @@ pub struct Context {
     /// The version of each target that this process left behind or found right.
     pub written: Memory<Dependent, Version>,
     /// The status that was written last, which the cache may not have seen yet.
-    pub statuses: Memory<Dependent, WrittenStatus>,
+    pub statuses: Memory<Dependent, StatusAt>,
     /// Failed tries in a row, of objects.
     pub tries: Memory<Dependent, u32>,
     /// Failed tries in a row, of workspaces.

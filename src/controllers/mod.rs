@@ -12,7 +12,7 @@
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
 //!
 //! **Invariants.** Nothing is decided here that a pure function could decide. A write of a target or of an object's
-//! status names the version that was seen. No full Secret is kept. One object's failure delays no other.
+//! status names the version that was seen; taking keys out of a target of others names its UID. No full Secret is kept. One object's failure delays no other.
 
 pub mod apply;
 mod bulk;
@@ -216,8 +216,19 @@ async fn served_kinds(client: &Client) -> anyhow::Result<Vec<String>> {
 fn is_outage(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-        kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+        kube::Error::HyperError(_) | kube::Error::Service(_) => {
+            let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+            !causes.any(is_about_trust)
+        }
         _ => false,
+    }
+}
+
+/// Whether TLS failed, as with a certificate that is not trusted. An I/O error's `source` passes over what it wraps.
+fn is_about_trust(cause: &(dyn std::error::Error + 'static)) -> bool {
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(wrapping) => wrapping.get_ref().is_some_and(|wrapped| is_about_trust(wrapped)),
+        None => cause.is::<rustls::Error>(),
     }
 }
 

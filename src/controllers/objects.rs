@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{self, Applied, delete};
 use super::bulk;
-use super::context::{Context, RECONCILE_TIMEOUT, WrittenStatus, backoff};
+use super::context::{Context, RECONCILE_TIMEOUT, StatusAt, backoff};
 use super::directory::{Directory, Standing};
 use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, place};
@@ -113,7 +113,11 @@ pub(super) fn spawn<K: SyncKind>(
     tokio::spawn(announce_all(shared.clone(), listed.clone()));
     let (counted, leadership) = (store.clone(), context.leadership.clone());
     context.metrics.watch_census(Box::new(move |census| {
-        for object in counted.state().iter().filter(|_| leadership.may_write()) {
+        // What the others see is what this one does.
+        if !leadership.may_write() {
+            return;
+        }
+        for object in counted.state() {
             let status = object.0.as_ref().ok().and_then(|object| object.status());
             let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
             *census.objects.entry((K::KIND.as_str(), ready, reason)).or_default() += 1;
@@ -226,16 +230,16 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
     }
     shared.announced.cancelled().await;
     let object = shared.directory.resolve(object);
-    let previous = previous_status(resource, &object, context);
+    let mut previous = previous_status(resource, &object, context);
     let api: Api<K::Target> = Api::namespaced(context.client.clone(), &object.id.namespace);
     // A target that was never written is created without a look: the API server finds the conflict.
     let conflict = |ready: &Condition| ready.reason == Reason::TargetConflict.as_str();
-    let mut look =
-        object.is_merge() || previous.target.is_some() || conditions::ready(&previous.conditions).is_some_and(conflict);
+    let mut look = object.is_merge()
+        || previous.status.target.is_some()
+        || conditions::ready(&previous.status.conditions).is_some_and(conflict);
     context.merging.note(&object);
-    let mut previous = previous;
     for _ in 0..MOST_PLANS {
-        let gathered = shared.gather(&object, &previous);
+        let gathered = shared.gather(&object, &previous.status);
         let (mut target, mut old_target) = (None, None);
         if plan::depends_on_target(&gathered.observed(None, None)) {
             if look {
@@ -243,37 +247,36 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
                 shared.targets_listed.cancelled().await;
                 target = get(&api, &object.target_name).await?;
             }
-            if let Some(name) = former_target(&object, &previous) {
+            if let Some(name) = former_target(&object, &previous.status) {
                 old_target = get(&api, name).await?;
             }
         }
         let mut plan = plan::plan(&gathered.observed(target.as_ref(), old_target.as_ref()), now());
         drop(gathered);
         // One that was recreated or restored may have a target that the status knows nothing of.
-        if !look && plan.target == TargetAction::Keep && plan.status != previous {
+        if !look && plan.target == TargetAction::Keep && plan.status != previous.status {
             look = true;
             continue;
         }
-        let restarts = previous.restarts.clone();
+        let restarts = previous.status.restarts.clone();
         if let Some(intent) = &plan.intent {
-            write_status(resource, &object, (&previous, intent), context).await?;
-            previous = intent.clone();
+            previous = write_status(resource, &object, previous, intent, context).await?;
         }
-        match carry_out(&api, &object, &mut plan, (target.as_ref(), &previous), context).await? {
+        match carry_out(&api, &object, &mut plan, (target.as_ref(), &previous.status), context).await? {
             Applied::Outdated => look = true,
             Applied::Refused(why) => {
-                let mut refused = plan::refused(&object, &previous, &why, now());
+                let mut refused = plan::refused(&object, &previous.status, &why, now());
                 // Nothing was written that anything would be restarted for.
                 refused.status.restarts = restarts;
-                finish(resource, &object, &previous, refused, context).await?;
+                finish(resource, &object, previous, refused, context).await?;
                 let delay = backoff(context.tries.count(&object.id), &object.id.to_string());
                 return Ok(Action::requeue(delay));
             }
             Applied::Done(_) => {
                 let rolled = rollout::carry_out(&context.client, &object.id.namespace, &plan.rollouts).await;
-                plan.rolled(&rolled, &object, &previous, now());
+                plan.rolled(&rolled, &object, &previous.status, now());
                 let action = plan.requeue_after.map_or_else(Action::await_change, Action::requeue);
-                finish(resource, &object, &previous, plan, context).await?;
+                finish(resource, &object, previous, plan, context).await?;
                 context.tries.remove(&object.id);
                 return Ok(action);
             }
@@ -283,13 +286,13 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
 }
 
 /// The status as it stands: the one that was written last, where the cache has not seen it yet.
-pub(super) fn previous_status<K: SyncKind>(resource: &K, object: &Object, context: &Context) -> SyncStatus {
+pub(super) fn previous_status<K: SyncKind>(resource: &K, object: &Object, context: &Context) -> StatusAt {
     let cached = resource.resource_version().unwrap_or_default();
     match context.statuses.get(&object.id) {
-        Some(written) if written.older.contains(&cached) => written.status,
+        Some(written) if written.older.contains(&cached) => written,
         _ => {
             context.statuses.remove(&object.id);
-            resource.status().cloned().unwrap_or_default()
+            StatusAt { older: Vec::new(), version: cached, status: resource.status().cloned().unwrap_or_default() }
         }
     }
 }
@@ -410,41 +413,35 @@ async fn get<T: TargetKind>(api: &Api<T>, name: &str) -> Result<Option<Target>, 
 async fn finish<K: SyncKind>(
     resource: &K,
     object: &Object,
-    previous: &SyncStatus,
+    previous: StatusAt,
     plan: Plan,
     context: &Context,
 ) -> Result<(), Error> {
-    if plan.status != *previous {
-        write_status(resource, object, (previous, &plan.status), context).await?;
+    if plan.status != previous.status {
+        write_status(resource, object, previous, &plan.status, context).await?;
     }
     context.publish(plan.events, &resource.object_ref(&())).await;
     Ok(())
 }
 
+/// Returns it with the version that has it, for a write that follows before the cache has seen this one.
 async fn write_status<K: SyncKind>(
     resource: &K,
     object: &Object,
-    (before, after): (&SyncStatus, &SyncStatus),
+    previous: StatusAt,
+    status: &SyncStatus,
     context: &Context,
-) -> Result<(), Error> {
-    let known = context.statuses.get(&object.id);
-    let mut of = resource.meta().clone();
-    if let Some(known) = &known {
-        of.resource_version = Some(known.version.clone());
-    }
-    let written = status::write::<K, _>(&context.client, &of, Some(before), after).await?;
-    let older = match known {
-        Some(known) => known.older.into_iter().chain([known.version]).collect(),
-        None => vec![resource.resource_version().unwrap_or_default()],
-    };
-    match written {
-        // Nothing changed after all, or the object is gone.
-        Some(version) if !older.contains(&version) => {
-            context.statuses.set(&object.id, WrittenStatus { older, version, status: after.clone() });
-        }
-        _ => {}
-    }
+) -> Result<StatusAt, Error> {
+    let of = ObjectMeta { resource_version: Some(previous.version.clone()), ..resource.meta().clone() };
+    let written = status::write::<K, _>(&context.client, &of, Some(&previous.status), status).await?;
     // What the target holds now counts when keys vanish.
-    context.workspaces.note(object, after);
-    Ok(())
+    context.workspaces.note(object, status);
+    // Nothing changed after all, or the object is gone.
+    let Some(version) = written.filter(|version| *version != previous.version) else {
+        return Ok(StatusAt { status: status.clone(), ..previous });
+    };
+    let older = previous.older.into_iter().chain([previous.version]).collect();
+    let written = StatusAt { older, version, status: status.clone() };
+    context.statuses.set(&object.id, written.clone());
+    Ok(written)
 }

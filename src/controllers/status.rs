@@ -20,7 +20,7 @@ const MOST_TRIES: usize = 5;
 /// Makes `after` the status of the object that `of` is the metadata of. Where `before` is given, only instead of that: a
 /// replica that was told too late that it leads no more must not undo what the next one noted.
 ///
-/// A JSON patch that tests UID and version, not a server-side apply: an apply is refused whole when the CRDs on the server
+/// A JSON patch that tests the UID, and with `before` the version, not a server-side apply: an apply is refused whole when the CRDs on the server
 /// are older than this operator and lack a field, and then no object would say anything at all; and a UID in an apply or a
 /// merge patch of a status is no precondition.
 ///
@@ -59,18 +59,24 @@ where
         let error = match api.patch_status(name, &parameters, &Patch::<()>::Json(patch)).await {
             Ok(written) => return Ok(written.metadata.resource_version),
             Err(kube::Error::Api(answer)) if answer.is_not_found() => return Ok(None),
-            Err(error) => error,
+            // A failed test and a refused status are answered alike.
+            Err(kube::Error::Api(answer)) if answer.code == 422 => kube::Error::Api(answer),
+            Err(error) => return Err(Error::kube(doing(), &error)),
         };
-        // A failed test and a refused status are answered alike.
         let stored = api.get_opt(name).await.map_err(|error| Error::kube(doing(), &error))?;
         let Some(stored) = stored.filter(|stored| stored.metadata.uid == of.uid) else { return Ok(None) };
         let Some(before) = before.filter(|_| stored.metadata.resource_version != version) else {
             return Err(Error::kube(doing(), &error));
         };
-        if status_of::<S>(&stored) != *before {
+        let found: S = status_of(&stored);
+        version = stored.metadata.resource_version;
+        // Ours arrived before, though its answer did not.
+        if found == *after {
+            return Ok(version);
+        }
+        if found != *before {
             break;
         }
-        version = stored.metadata.resource_version;
     }
     Err(Error::Contended(format!("the status of {}", display::<K>(namespace, name))))
 }

@@ -161,10 +161,13 @@ fn spawn_kind<K: WorkspaceResource>(
     let shared = Shared { context: context.clone(), store: store.clone(), cluster: cluster.clone() };
     let (counted, leadership) = (store.clone(), context.leadership.clone());
     context.metrics.watch_census(Box::new(move |census| {
-        for object in counted.state().iter().filter(|_| leadership.may_write()) {
+        if !leadership.may_write() {
+            return;
+        }
+        for object in counted.state() {
             let status = object.0.as_ref().ok().and_then(|workspace| workspace.status());
             let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
-            let (namespace, name) = place(&**object);
+            let (namespace, name) = place(&*object);
             census.workspaces.insert((namespace, name, reason), ready == "true");
         }
     }));

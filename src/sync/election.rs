@@ -102,6 +102,12 @@ impl Election {
         self.is_ours() && (may_write || !self.was_deleted())
     }
 
+    /// Whether this replica has asked for it, and it may be its own by now.
+    #[must_use]
+    pub fn may_be_ours(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Whether it was there, and is there no more.
     #[must_use]
     pub fn was_deleted(&self) -> bool {
@@ -120,6 +126,8 @@ impl Election {
             Some(_) => {
                 let lasts = seen.lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
                 let lasts = lasts.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
+                // Never less: its holder writes by its own clock, whatever someone wrote into it.
+                let lasts = lasts.max(DURATION);
                 match (seen.at + lasts).saturating_sub(now) {
                     Duration::ZERO => free,
                     left => Step::Wait(left),
@@ -288,9 +296,9 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_without_a_duration_or_with_a_senseless_one_is_respected_for_ours() {
+    fn a_lease_without_a_duration_or_with_one_that_is_too_short_is_respected_for_ours() {
         let mut a = election("a");
-        for duration in [None, Some(-1)] {
+        for duration in [None, Some(-1), Some(1)] {
             let spec = LeaseSpec {
                 holder_identity: Some("b".into()),
                 lease_duration_seconds: duration,

@@ -162,7 +162,7 @@ async fn give_permission(world: &World, binding: &RoleBinding) {
 async fn eventually_held_back(replica: &Replica) {
     eventually("the change to be read and its write to be held back", SOON, async || {
         let log = replica.operator.log();
-        if log.contains("could not renew its Lease in time and writes no more") { Ok(()) } else { Err(log) }
+        if log.contains("this replica may write no more") { Ok(()) } else { Err(log) }
     })
     .await;
 }

@@ -108,6 +108,14 @@ async fn what_keeps_it_from_starting_is_said_in_one_line() {
                 "cluster {address}/: asking the API server which kinds it serves: the API server answered 401: Unauthorized"
             ),
         ),
+        (
+            write(
+                "elsewhere",
+                &kubeconfig.replace(r#""tls-server-name": "kubernetes""#, r#""tls-server-name": "elsewhere""#),
+            ),
+            &free,
+            format!("cluster {address}/: asking the API server which kinds it serves: XXX"),
+        ),
         (good, &taken, format!("listening on {taken} for health checks: Address already in use (os error 98)")),
     ] {
         let mut command = Command::new(BINARY);

@@ -12,7 +12,7 @@ use super::Leadership;
 
 /// A request that would have been a write.
 #[derive(Debug, thiserror::Error)]
-#[error("this replica could not renew its Lease in time and writes no more, until it can or another one works")]
+#[error("this replica may write no more: it could not renew its Lease in time, or it is stopping")]
 struct Fenced;
 
 /// Puts the fence before a client's service.
@@ -128,6 +128,8 @@ mod tests {
         let never = tower::service_fn(|_: Request<()>| std::future::pending::<Result<(), BoxError>>());
         let began = Instant::now();
         let written = tokio::spawn(FenceLayer(leadership.clone()).layer(never).oneshot(request("PUT")));
+        // It waits for the first deadline by now.
+        tokio::task::yield_now().await;
         extend(&leadership, RENEW_DEADLINE - 2 * LEFT);
         assert!(written.await.unwrap().unwrap_err().is::<Fenced>());
         assert!(began.elapsed() >= 2 * LEFT, "{:?}", began.elapsed());

@@ -37,10 +37,16 @@ pub struct Keeper {
     trouble: Option<String>,
 }
 
-/// Another replica works.
+/// Another replica works, or may work.
 #[derive(Debug, thiserror::Error)]
-#[error("another replica ({0}) holds the Lease now; this one ends, to be started anew")]
-struct Lost(String);
+enum Lost {
+    #[error("another replica ({0}) holds the Lease now; this one ends, to be started anew")]
+    Taken(String),
+    #[error("the Lease was taken from this replica; it ends, to be started anew")]
+    Freed,
+    #[error("the Lease was deleted and could not be made anew in time; this replica ends, to be started anew")]
+    Deleted,
+}
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -81,12 +87,19 @@ impl Keeper {
         }
     }
 
-    /// Waits for the Lease and keeps it, until `stopped`; then gives it back, so that another replica works at once.
+    /// Waits for the Lease, which it does not take before this replica is `warm` nor after it is `asked` to stop, and keeps
+    /// it until all that is under way has `finished`; then gives it back, so that another replica works at once.
     ///
     /// # Errors
     /// When it was lost to another replica.
-    pub async fn run(mut self, stopped: CancellationToken) -> anyhow::Result<()> {
-        let kept = self.work(&stopped).await;
+    pub async fn run(
+        mut self,
+        warm: impl Future<Output = ()>,
+        asked: CancellationToken,
+        finished: CancellationToken,
+    ) -> anyhow::Result<()> {
+        asked.run_until_cancelled(self.wait_for_it(warm)).await;
+        let kept = if self.leadership.is_granted() { self.keep(&finished).await } else { Ok(()) };
         // First: who takes it writes at once.
         self.leadership.close();
         kept?;
@@ -95,15 +108,12 @@ impl Keeper {
     }
 
     /// A request under way is finished first: afterwards it is known what the Lease is.
-    async fn work(&mut self, stopped: &CancellationToken) -> Result<(), Lost> {
-        self.wait_for_it(stopped).await;
-        if self.leadership.is_granted() {
-            tracing::info!(identity = self.options.identity, "leading: this replica works");
-        }
+    async fn keep(&mut self, stopped: &CancellationToken) -> Result<(), Lost> {
+        tracing::info!(identity = self.options.identity, "leading: this replica works");
         while !stopped.is_cancelled() {
             let renewed = self.attempt().await;
             if !self.keeps() {
-                return Err(Lost(self.election.holder().unwrap_or("nobody").to_owned()));
+                return Err(self.lost());
             }
             let pause = self.said(renewed).unwrap_or(RENEW_EVERY);
             stopped.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -112,7 +122,9 @@ impl Keeper {
     }
 
     /// Waits for the Lease, warm: its changes are watched, so that one that is given back is taken at once.
-    async fn wait_for_it(&mut self, stopped: &CancellationToken) {
+    async fn wait_for_it(&mut self, warm: impl Future<Output = ()>) {
+        let mut warm = pin!(warm);
+        let mut is_warm = false;
         let watch = watcher::watch_object(self.api.clone(), &self.options.name).backoff(Patience::default());
         let mut watch = pin!(watch);
         let mut failures = Failures::default();
@@ -135,16 +147,15 @@ impl Keeper {
                 told = stands;
             }
             tokio::select! {
-                () = stopped.cancelled() => return,
-                seen = watch.next() => match seen {
-                    Some(Ok(lease)) => {
+                () = &mut warm, if !is_warm => is_warm = true,
+                Some(seen) = watch.next() => match seen {
+                    Ok(lease) => {
                         self.election.see(lease, self.now());
                         wait = None;
                     }
-                    Some(Err(error)) => failures.say(&error),
-                    None => tokio::time::sleep(RETRY).await,
+                    Err(error) => failures.say(&error),
                 },
-                () = tokio::time::sleep(wait.unwrap_or_else(|| self.left())) => {
+                () = tokio::time::sleep(wait.unwrap_or_else(|| self.left())), if is_warm => {
                     let tried = self.attempt().await;
                     wait = self.said(tried);
                 }
@@ -163,6 +174,14 @@ impl Keeper {
     /// Whether a replica that leads still does.
     fn keeps(&self) -> bool {
         self.election.keeps(self.leadership.may_write())
+    }
+
+    fn lost(&self) -> Lost {
+        match self.election.holder() {
+            _ if self.election.was_deleted() => Lost::Deleted,
+            Some(holder) => Lost::Taken(holder.to_owned()),
+            None => Lost::Freed,
+        }
     }
 
     /// Does what is to be done now.
@@ -220,6 +239,10 @@ impl Keeper {
     }
 
     async fn give_back(&mut self) {
+        // Asked for, and stopped before the answer.
+        if self.election.may_be_ours() && !self.election.is_ours() && self.look().await.is_err() {
+            return;
+        }
         // Written meanwhile, by us or with a label: once more.
         for _ in 0..2 {
             let Some(lease) = self.election.given_back() else { return };

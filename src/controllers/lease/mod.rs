@@ -9,7 +9,8 @@
 //! **Invariants.** A replica writes only until `RENEW_DEADLINE` after it *asked for* the last renewal that succeeded,
 //! and nobody takes its Lease before `DURATION` after that renewal was *seen*: between the two no one writes. Only
 //! spans of a replica's own clock count, never a time that another one wrote. Every write of the Lease names the
-//! version that was seen, so of two that take it one fails. One that was deleted is respected as long as if it were there.
+//! version that was seen, so of two that take it one fails. Who saw it before it was deleted respects it as long as if it
+//! were there; who begins only then does not, and may overlap with its holder until that one's next renewal.
 //!
 //! What the fence can't know is when the network delivers, and when the API server acts: a write that was sent in time
 //! may be carried out late. Targets and the statuses of objects name the version that they change, so such a write fails
