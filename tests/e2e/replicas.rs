@@ -36,7 +36,11 @@ struct Replica {
 
 impl Replica {
     async fn start(world: &World, identity: &str) -> Self {
-        let kubeconfig = control_plane().await.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;
+        Self::start_as(world, identity, ("prefect-sync", "prefect-sync")).await
+    }
+
+    async fn start_as(world: &World, identity: &str, (home, account): (&str, &str)) -> Self {
+        let kubeconfig = control_plane().await.kubeconfig_for_service_account(home, account).await;
         let text = std::fs::read_to_string(&kubeconfig).unwrap();
         let parsed: Value = serde_json::from_str(&text).unwrap();
         let token = parsed["users"][0]["user"]["token"].as_str().unwrap().to_owned();
@@ -377,6 +381,25 @@ async fn a_leader_that_can_not_renew_writes_nothing_until_it_can_again() {
     give_permission(&world, &permission).await;
     leader.eventually_leads(true).await;
     load.eventually_delivered(&world).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_can_not_fill_its_caches_leaves_the_lease_to_one_that_can() {
+    let world = world("cold", prefect().await.url()).await;
+    // An account that may hold the Lease, and list nothing.
+    let mut permission = take_permission(&world).await;
+    let account = json!({"kind": "ServiceAccount", "name": "default", "namespace": world.namespace});
+    permission.subjects.get_or_insert_default().push(serde_json::from_value(account).unwrap());
+    give_permission(&world, &permission).await;
+    let cold = Replica::start_as(&world, "cold", (&world.namespace, "default")).await;
+    eventually("the cold one to look for objects", SOON, async || {
+        let log = cold.operator.log();
+        if log.contains("a watch failed and is tried again") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let warm = Replica::start(&world, "warm").await;
+    warm.eventually_leads(true).await;
+    assert!(!cold.operator.log().contains("leading"), "{}", cold.operator.log());
 }
 
 #[tokio::test]
