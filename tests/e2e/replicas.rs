@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::jiff::Timestamp;
@@ -317,6 +318,63 @@ async fn a_leader_that_is_stopped_hands_over_at_once() {
     assert!(took < Duration::from_secs(5), "{took:?}\n{}", standby.operator.log());
     load.eventually_delivered(&world).await;
     assert!(log.contains("gave the Lease back"), "{log}");
+}
+
+#[tokio::test]
+async fn a_leader_that_is_stopped_hands_over_after_15_seconds_though_a_write_hangs() {
+    /// What a pod has to end in.
+    const GRACE: Duration = Duration::from_secs(30);
+    let world = world("hanging", prefect().await.url()).await;
+    let mut leader = Replica::start(&world, "a").await;
+    leader.eventually_leads(true).await;
+    // It takes what it is asked, and never answers. The API server waits for 10 s, and does without: for the target, then
+    // for the status.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hook = json!({
+        "metadata": {"name": world.namespace},
+        "webhooks": [{
+            "name": "silent.example.com",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "failurePolicy": "Ignore",
+            "timeoutSeconds": 30,
+            "clientConfig": {"url": format!("https://{}", silent.local_addr().unwrap())},
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}},
+            "rules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"]},
+                {"apiGroups": ["prefect-sync.dev"], "apiVersions": ["v1alpha1"], "operations": ["UPDATE"],
+                 "resources": ["prefectsecrets/status"]},
+            ],
+        }],
+    });
+    let hooks: Api<ValidatingWebhookConfiguration> = Api::all(world.client.clone());
+    hooks.create(&PostParams::default(), &serde_json::from_value(hook).unwrap()).await.unwrap();
+    let data = json!([{"secretKey": "V", "remoteRef": {"key": world.name("k")}}]);
+    prefect().await.set_secret(&world.name("k"), json!("canary")).await;
+    // The API server takes a moment to know of the webhook.
+    let hung = eventually("a write to hang", SOON, async || {
+        world.apply(&psec("etl", json!({"data": data}))).await;
+        if let Ok(hung) = tokio::time::timeout(Duration::from_secs(1), silent.accept()).await {
+            return Ok(hung);
+        }
+        world.api("PrefectSecret").delete("etl", &DeleteParams::default()).await.unwrap();
+        Err(leader.operator.log())
+    })
+    .await;
+    leader.signal("TERM");
+    let asked = Instant::now();
+    let code = eventually("the leader to end", GRACE, async || {
+        leader.operator.exit_code().ok_or_else(|| leader.operator.log())
+    })
+    .await;
+    let log = leader.operator.log();
+    println!("ended {:.1?} after it was asked to", asked.elapsed());
+    hooks.delete(&world.namespace, &DeleteParams::default()).await.unwrap();
+    drop(hung);
+    assert!(
+        code == 0 && log.contains("not finished within 15s") && log.contains("gave the Lease back"),
+        "{code} {log}"
+    );
 }
 
 #[tokio::test]
