@@ -6,9 +6,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use prefect_sync::api::{PrefectSecret, SyncStatus};
+use prefect_sync::controllers::status;
 use serde_json::{Value, json};
 
-use crate::fixture::{SOON, World, passes, prefect};
+use crate::fixture::{SOON, World, passes, prefect, psec};
 use crate::reconciling::{create, etl};
 use crate::support::{Mode, Proxy, Scratch, eventually, tools};
 
@@ -133,4 +137,27 @@ async fn conditions_are_as_gitops_tools_read_them_and_events_tell_transitions_on
     })
     .await;
     assert_eq!(world.ready("PrefectSecret", "etl").await.unwrap().reason, "Synced", "objects outlive an outage");
+}
+
+#[tokio::test]
+async fn a_status_replaces_only_the_one_that_it_was_planned_from_whatever_else_changed() {
+    let world = World::without_operator("outdated", &[]).await;
+    let data = json!({"data": [{"secretKey": "V", "remoteRef": {"key": world.name("k")}}]});
+    world.apply(&psec("etl", data)).await;
+    let objects: Api<PrefectSecret> = Api::namespaced(world.client.clone(), &world.namespace);
+    let at = |revision| SyncStatus { revision: Some(revision), ..SyncStatus::default() };
+    let seen = objects.get("etl").await.unwrap().metadata;
+    let write = async |before: &SyncStatus, after: &SyncStatus| {
+        status::write::<PrefectSecret, _>(&world.client, &seen, Some(before), after).await
+    };
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    objects.patch("etl", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+    let (nothing, first, second) = (SyncStatus::default(), at(1), at(2));
+    assert!(write(&nothing, &first).await.unwrap().is_some(), "a label is no status");
+    assert!(write(&first, &second).await.unwrap().is_some());
+    let refused = write(&first, &at(9)).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("the status of PrefectSecret {}/etl changed", world.namespace)), "{refused}");
+    assert_eq!(objects.get("etl").await.unwrap().status, Some(second.clone()));
+    objects.delete("etl", &DeleteParams::default()).await.unwrap();
+    assert_eq!(write(&second, &first).await.unwrap(), None);
 }
