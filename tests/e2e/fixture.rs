@@ -218,7 +218,14 @@ impl World {
 
     /// Starts the operator, which must not be running.
     pub fn start_operator(&self) {
-        let started = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &self.options);
+        self.start_operator_with(&[]);
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_operator_with(&self, env: &[(&str, &Path)]) {
+        let mut options = self.options.clone();
+        options.env.extend(env.iter().map(|(name, value)| ((*name).to_owned(), value.display().to_string())));
+        let started = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &options);
         let before = self.operator.lock().unwrap_or_else(PoisonError::into_inner).replace(started);
         assert!(before.is_none(), "the operator is running already");
     }

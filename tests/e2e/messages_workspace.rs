@@ -1,11 +1,12 @@
 //! What workspaces say, and with them their objects: whole texts, provoked on the real parts.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::fixture::{World, control_plane, prefect, root};
+use crate::fixture::{World, control_plane, operator_kubeconfig, prefect, root};
 use crate::messages::{eventually_says, object, run_the_printed_command};
 use crate::support::{Leashed, Mode, Prefect, PrefectOptions, Proxy, Scratch, ports, tools};
 
@@ -256,6 +257,22 @@ async fn a_certificate_of_an_own_authority_is_refused_until_the_ca_bundle_has_it
     world.apply(&(offered("ConfigMap", "corp-ca", ca) + &manifests)).await;
     world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
     world.eventually_secret("default", &[("X", "1")]).await;
+    world.stop_operator().await;
+
+    // The authority of all workspaces, as the chart's caBundle mounts it: by links, beside the public ones.
+    let mounted = scratch.path().join("mounted");
+    std::fs::create_dir_all(mounted.join("..2026")).unwrap();
+    std::fs::copy(&certificate, mounted.join("..2026/ca.crt")).unwrap();
+    std::os::unix::fs::symlink("..2026", mounted.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/ca.crt", mounted.join("ca.crt")).unwrap();
+    let kubeconfig = std::fs::read_to_string(operator_kubeconfig().await).unwrap();
+    let kubeconfig: Value = serde_json::from_str(&kubeconfig).unwrap();
+    let other = kubeconfig["clusters"][0]["cluster"]["certificate-authority"].as_str().unwrap();
+    world.start_operator_with(&[("SSL_CERT_FILE", Path::new(other)), ("SSL_CERT_DIR", &mounted)]);
+    prefect.set_secret(&name, json!("2")).await;
+    world.workspace_spec("default", &format!("{{api: {{url: '{url}'}}, refreshInterval: 1s}}")).await;
+    world.eventually_secret("default", &[("X", "2")]).await;
+    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
     world.stop_operator().await;
 }
 
