@@ -413,25 +413,25 @@ fn the_plain_manifests_are_what_the_chart_renders() {
         .expect("bash");
     succeeded(&rendered, "deploy/render.sh");
     let files = |folder: &Path| -> BTreeSet<PathBuf> {
-        let within = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let all = within(folder.to_owned()).chain(within(folder.join("optional"))).filter(|path| path.is_file());
+        let within = |name: &str| std::fs::read_dir(folder.join(name)).unwrap().map(|entry| entry.unwrap().path());
+        let all = within("manifests").chain(within("manifests-optional"));
         all.map(|path| path.strip_prefix(folder).unwrap().to_owned()).collect()
     };
     let rendered = files(scratch.path());
     for name in &rendered {
-        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(name)).unwrap_or_default();
+        let committed = std::fs::read_to_string(root().join("deploy").join(name)).unwrap_or_default();
         let fresh = std::fs::read_to_string(scratch.path().join(name)).unwrap();
         let name = name.display();
-        assert!(committed == fresh, "deploy/manifests/{name} is stale: run `make manifests`");
-        let marks = ["managed-by: Helm", "helm.sh/chart", "helm.sh/resource-policy", "meta.helm.sh"];
+        assert!(committed == fresh, "deploy/{name} is stale: run `make manifests`");
+        let marks = ["managed-by: Helm", "helm.sh/chart", "helm.sh/resource-policy", "meta.helm.sh", "installs-crds"];
         assert!(!marks.iter().any(|mark| fresh.contains(mark)), "{name} has a mark of Helm's");
     }
-    // What `kubectl delete -f deploy/manifests/` takes is neither the namespace nor the CRDs.
-    let mut there = files(&root().join("deploy/manifests"));
-    assert!(there.remove(Path::new("optional/00-namespace.yaml")));
+    // What is deleted along with all of deploy/manifests is neither the namespace nor the CRDs.
+    let mut there = files(&root().join("deploy"));
+    assert!(there.remove(Path::new("manifests-optional/00-namespace.yaml")));
     assert_eq!(there, rendered);
     for name in there {
-        let text = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap();
+        let text = std::fs::read_to_string(root().join("deploy").join(&name)).unwrap();
         assert!(!text.contains("kind: Namespace") && !text.contains("kind: CustomResource"), "{}", name.display());
     }
 }
