@@ -139,6 +139,10 @@ const CASES: &[fn() -> Case] = &[
             let rules = json!(roles).to_string();
             assert!(!rules.contains("\"namespaces\"") && !rules.contains("clusterprefectworkspaces"), "{rules}");
             assert!(args(objects).contains(&"--namespaces=team-a,team-b"));
+            // The one thing of the cluster's is named such that no other namespace's can be named so.
+            let policy = &find(objects, "ValidatingAdmissionPolicy").unwrap()["metadata"]["name"];
+            assert!(policy.as_str().unwrap().ends_with(".prefect-sync"), "{policy}");
+            assert_eq!(find(objects, "ValidatingAdmissionPolicyBinding").unwrap()["spec"]["policyName"], *policy);
             assert_eq!(find(objects, "PrefectWorkspace").unwrap()["metadata"]["namespace"], "team-b");
         })
     },
@@ -251,6 +255,14 @@ const CASES: &[fn() -> Case] = &[
             assert_eq!(pod(objects)["terminationGracePeriodSeconds"], 60);
             let roles: Vec<&Value> = objects.iter().map(|object| &object["metadata"]["name"]).collect();
             assert!(roles.contains(&&json!("prefect-sync-view")) && !roles.contains(&&json!("prefect-sync-edit")));
+        })
+    },
+    || {
+        let values = json!({"omitUserAndGroups": true, "securityContext": {"runAsUser": 1, "runAsGroup": 1}});
+        ("users that OpenShift chooses", values, |objects| {
+            let contexts = json!([pod(objects)["securityContext"], container(objects)["securityContext"]]).to_string();
+            assert!(!["runAsUser", "runAsGroup", "fsGroup"].iter().any(|field| contexts.contains(field)), "{contexts}");
+            assert_eq!(pod(objects)["securityContext"]["runAsNonRoot"], true);
         })
     },
     || {
