@@ -257,8 +257,19 @@ async fn a_release_without_crds_of_its_own_asks_for_none() {
     let other = ["install", "other", CHART, "--namespace", "other", "--create-namespace", "--set", "crds.keep=false"];
     release.helm.ok(&other);
     let limited = ["--set", "crds.install=false", "--set", "namespaces={ops}"];
-    release.run("install", &[&[CHART, "--create-namespace"], limited.as_slice()].concat());
-    release.run("upgrade", &[&[CHART], limited.as_slice()].concat());
+    // Who installs it may read no CRD.
+    let groups = ["", "apps", "policy", "rbac.authorization.k8s.io", "admissionregistration.k8s.io"];
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "installer"},
+        "rules": [{"apiGroups": groups, "resources": ["*"], "verbs": ["*"]}]});
+    release.control_plane.kubectl_ok(&["create", "-f", &release.helm.write("role", "json", &role.to_string())]);
+    let bind = ["create", "clusterrolebinding", "installer", "--clusterrole=installer", "--user=installer"];
+    release.control_plane.kubectl_ok(&bind);
+    let may = ["auth", "can-i", "get", "customresourcedefinitions", "--as=installer"];
+    assert!(!release.control_plane.kubectl(&may).status.success());
+    let as_installer = [limited.as_slice(), &["--kube-as-user", "installer"]].concat();
+    release.run("install", &[&[CHART, "--create-namespace"], as_installer.as_slice()].concat());
+    release.run("upgrade", &[&[CHART], as_installer.as_slice()].concat());
+    // Without the Deployment they are looked at, and are not this release's.
     release.control_plane.kubectl_ok(&["delete", "deployment", "--all", "-n", "ops"]);
     release.run("upgrade", &[&[CHART], limited.as_slice()].concat());
     assert_eq!(release.get("deployments", "name"), "deployment.apps/sync-prefect-sync\n");
