@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Renders the plain manifests from the Helm chart into deploy/manifests, or into the folder that is given. They are named
-# prefect-sync in the namespace prefect-sync, and have none of Helm's own labels. optional/ is for what not everyone wants
-# applied or deleted along with the rest, as kubectl takes the files of one folder only. optional/00-namespace.yaml is
-# written by hand: with Helm, --create-namespace makes the namespace.
+# Renders the plain manifests from the Helm chart into deploy/manifests and deploy/manifests-optional, or into folders of
+# these names in the one that is given. They are named prefect-sync in the namespace prefect-sync, and have no marks of
+# Helm's. manifests-optional is for what not everyone wants applied or deleted along with the rest; it stands beside, as
+# GitOps tools take a folder with all that is below it. Its 00-namespace.yaml is written by hand: with Helm,
+# --create-namespace makes the namespace.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-helm=${HELM:-target/tools/bin/helm} output=${1:-deploy/manifests}
+helm=${HELM:-target/tools/bin/helm} output=${1:-deploy}
 [ -x "$helm" ] || { echo "render: $helm is missing: run 'make tools', or set HELM" >&2; exit 1; }
 
-# Writes FILE from these templates; further arguments for Helm come first, after -- the templates.
+# Writes FILE, seen from the output folder, from these templates; further arguments for Helm come first, after -- the templates.
 render() {
     local file=$1 args=() templates=() template
     shift
@@ -27,6 +28,7 @@ render() {
             -e '/^ *app\.kubernetes\.io\/managed-by: Helm$/d' \
             -e '/^ *app\.kubernetes\.io\/instance: "?prefect-sync"?$/d' \
             -e '/^ *helm\.sh\/chart: /d' \
+            -e '/^  annotations:$/{N;N;/installs-crds/d}' \
             -e 's/^( *(- )?[A-Za-z./]*[nN]ame(space)?: )"(prefect-sync[a-z-]*)"$/\1\4/' \
             -e 's/[[:space:]]+$//' |
             # No empty lines, and no document mark before the first object.
@@ -34,10 +36,10 @@ render() {
     } >"$output/$file"
 }
 
-mkdir -p "$output/optional"
-render 10-rbac.yaml -- serviceaccount rbac-objects rbac-targets rbac-cluster-workspaces rbac-leader-election
-render 12-admission-policy.yaml -- admission-policy
-render 13-user-roles.yaml -- rbac-users
+mkdir -p "$output/manifests" "$output/manifests-optional"
+render manifests/10-rbac.yaml -- serviceaccount rbac-objects rbac-targets rbac-cluster-workspaces rbac-leader-election
+render manifests/12-admission-policy.yaml -- admission-policy
+render manifests/13-user-roles.yaml -- rbac-users
 # Its CRDs are those of crds/.
-render 20-deployment.yaml --set crds.install=false -- deployment service pdb
-render optional/11-restarts.yaml --set restarts.enabled=true -- rbac-restarts
+render manifests/20-deployment.yaml --set crds.install=false -- deployment service pdb
+render manifests-optional/11-restarts.yaml --set restarts.enabled=true -- rbac-restarts

@@ -62,7 +62,7 @@ pub struct PrefectKVSpec {
     #[x_kube(validation = interval_rule())]
     pub refresh_interval: Option<GoDuration>,
     /// Workloads to restart when the content of the target changed; never because the operator was restarted or this was
-    /// added. The operator needs the roles of deploy/manifests/optional/11-restarts.yaml.
+    /// added. The operator needs the roles of deploy/manifests-optional/11-restarts.yaml.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_RESTARTS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into(), "name".into()]))]

@@ -38,7 +38,7 @@ async fn restart(client: &Client, namespace: &str, rollout: &Rollout) -> Rolled 
         }
         Err(kube::Error::Api(status)) if status.is_not_found() => Rolled::Missing,
         Err(kube::Error::Api(status)) if status.code == 403 => Rolled::Refused(format!(
-            "{}; the chart's restarts.enabled, or kubectl apply -f deploy/manifests/optional/11-restarts.yaml, allows it",
+            "{}; the chart's restarts.enabled, or kubectl apply -f deploy/manifests-optional/11-restarts.yaml, allows it",
             describe(&kube::Error::Api(status))
         )),
         Err(error) => Rolled::Refused(describe(&error)),

@@ -31,7 +31,7 @@ pub struct Cluster {
 impl Cluster {
     pub async fn start() -> Self {
         let control_plane = ControlPlane::start_with(ControlPlaneOptions { audit_reads: true, large: true }).await;
-        for path in ["crds", "deploy/manifests/optional/00-namespace.yaml", "deploy/manifests/10-rbac.yaml"] {
+        for path in ["crds", "deploy/manifests-optional/00-namespace.yaml", "deploy/manifests/10-rbac.yaml"] {
             control_plane.kubectl_ok(&["apply", "-f", &root().join(path).display().to_string()]);
         }
         control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);

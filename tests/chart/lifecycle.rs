@@ -215,17 +215,31 @@ async fn an_upgrade_that_would_delete_the_crds_is_refused() {
     release.something_synced("etl").await;
     let (crd, object) = (release.uid(CRD), release.uid("prefectsecret/etl"));
     let without = ["--set", "crds.install=false"];
-    // Whatever keep says: it does not reach CRDs that are not rendered.
-    for keep in ["crds.keep=false", "crds.keep=true"] {
-        let said = release
-            .helm
-            .refused(&[&["upgrade", "sync", CHART, "--namespace", "ops", "--set", keep], without.as_slice()].concat());
+    let refused = |more: &[&str]| {
+        let upgrade = ["upgrade", "sync", CHART, "--namespace", "ops"];
+        let said = release.helm.refused(&[upgrade.as_slice(), without.as_slice(), more].concat());
         assert!(
             said.contains("crds.install=false would delete the CRD clusterprefectworkspaces.prefect-sync.dev"),
-            "{said}"
+            "{more:?}: {said}"
         );
         assert!(said.contains("upgrade with crds.install=true and crds.keep=true first"), "{said}");
-    }
+    };
+    // Whatever keep says: it does not reach CRDs that are not rendered.
+    refused(&["--set", "crds.keep=false"]);
+    refused(&["--set", "crds.keep=true"]);
+    // Under its next name there is no Deployment.
+    refused(&["--set", "fullnameOverride=renamed"]);
+    refused(&["--set", "nameOverride=renamed"]);
+    // A version that did not say it yet.
+    let deployment = ["deployment/sync-prefect-sync", "-n", "ops"];
+    let change = |verb: &str, more: &[&str]| {
+        release.control_plane.kubectl_ok(&[&[verb], deployment.as_slice(), more].concat());
+    };
+    change("annotate", &["prefect-sync.dev/installs-crds-"]);
+    refused(&[]);
+    change("delete", &[]);
+    refused(&[]);
+    assert_eq!((release.uid(CRD), release.uid("prefectsecret/etl")), (crd.clone(), object.clone()));
     // The way that the message names.
     release.run("upgrade", &[CHART, "--set", "crds.keep=true"]);
     release.run("upgrade", &[&[CHART], without.as_slice()].concat());
@@ -234,6 +248,52 @@ async fn an_upgrade_that_would_delete_the_crds_is_refused() {
     release.run("upgrade", &[&[CHART], without.as_slice()].concat());
     release.run("uninstall", &[]);
     assert_eq!((release.uid(CRD), release.uid("prefectsecret/etl")), (crd, object));
+}
+
+#[tokio::test]
+async fn a_release_without_crds_of_its_own_asks_for_none() {
+    // Another release's, which does not keep them: that is its own affair.
+    let release = Release::new(&[]).await;
+    let other = ["install", "other", CHART, "--namespace", "other", "--create-namespace", "--set", "crds.keep=false"];
+    release.helm.ok(&other);
+    let limited = ["--set", "crds.install=false", "--set", "namespaces={ops}"];
+    // Who installs it may read no CRD.
+    let groups = ["", "apps", "policy", "rbac.authorization.k8s.io", "admissionregistration.k8s.io"];
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "installer"},
+        "rules": [{"apiGroups": groups, "resources": ["*"], "verbs": ["*"]}]});
+    release.control_plane.kubectl_ok(&["create", "-f", &release.helm.write("role", "json", &role.to_string())]);
+    let bind = ["create", "clusterrolebinding", "installer", "--clusterrole=installer", "--user=installer"];
+    release.control_plane.kubectl_ok(&bind);
+    let may = ["auth", "can-i", "get", "customresourcedefinitions", "--as=installer"];
+    assert!(!release.control_plane.kubectl(&may).status.success());
+    let as_installer = [limited.as_slice(), &["--kube-as-user", "installer"]].concat();
+    release.run("install", &[&[CHART, "--create-namespace"], as_installer.as_slice()].concat());
+    release.run("upgrade", &[&[CHART], as_installer.as_slice()].concat());
+    // Without the Deployment they are looked at, and are not this release's.
+    release.control_plane.kubectl_ok(&["delete", "deployment", "--all", "-n", "ops"]);
+    release.run("upgrade", &[&[CHART], limited.as_slice()].concat());
+    assert_eq!(release.get("deployments", "name"), "deployment.apps/sync-prefect-sync\n");
+}
+
+#[tokio::test]
+async fn kubectl_takes_crds_over_from_helm_when_told() {
+    let release = Release::new(&[]).await;
+    release.run("install", &[CHART, "--create-namespace"]);
+    let crd = release.uid(CRD);
+    let text = std::fs::read_to_string(root().join("crds/prefectworkspaces.yaml")).unwrap();
+    let changed = text.replacen("How to reach one", "How to get to one", 1);
+    assert_ne!(text, changed, "the CRD has no description there now: change this test");
+    let file = release.helm.write("newer", "yaml", &changed);
+    let apply = ["apply", "--server-side", "-f", &file];
+    let output = release.control_plane.kubectl(&apply);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Apply failed with"), "{said}");
+    release.control_plane.kubectl_ok(&[apply.as_slice(), &["--force-conflicts"]].concat());
+    let described = || release.get(CRD, "jsonpath={.spec.versions[0].schema.openAPIV3Schema.description}");
+    assert_eq!((described().starts_with("How to get to one"), release.uid(CRD)), (true, crd));
+    // They stay kubectl's, and Helm goes on with the rest.
+    release.run("upgrade", &[CHART, "--set", "crds.install=false"]);
+    assert!(described().starts_with("How to get to one"), "{}", described());
 }
 
 #[tokio::test]

@@ -30,6 +30,23 @@ fn rules() -> Vec<Value> {
     groups.iter().flat_map(|group| group["rules"].as_array().expect("rules").clone()).collect()
 }
 
+/// How the file selects a release's metrics.
+const NAMESPACE: &str = r#"namespace="prefect-sync""#;
+const JOB: &str = r#"job="prefect-sync""#;
+
+#[test]
+fn every_metric_of_an_alert_is_selected_by_its_release() {
+    for rule in rules() {
+        let expr = rule["expr"].as_str().unwrap();
+        let count = |names: &[&str]| names.iter().map(|name| expr.matches(name).count()).sum::<usize>();
+        let metrics = count(&["up{", "prefect_sync_"]);
+        // The namespace of these is a workspace's.
+        let of_workspaces = count(&["prefect_sync_workspace_", "prefect_sync_snapshot_", "prefect_sync_refresh_"]);
+        assert!(metrics > 0, "{expr}");
+        assert_eq!((count(&[JOB]), count(&[NAMESPACE])), (metrics, metrics - of_workspaces), "{expr}");
+    }
+}
+
 #[test]
 fn prometheus_reads_the_rules() {
     promtool(&["check", "rules", "--lint=all", "--lint-fatal", &format!("{CHART}/files/rules.yaml")]);
@@ -81,17 +98,19 @@ fn the_prometheus_rule_has_the_alerts_of_the_file_without_the_disabled_ones() {
         let objects = documents(&helm.template("r", "ops", &values));
         find(&objects, "PrometheusRule").map_or(Value::Null, |rule| rule["spec"]["groups"].clone())
     };
-    let all = rendered(json!({"prometheusRule": {"enabled": true}}));
-    let target = r#"namespace="prefect-sync",job="prefect-sync""#;
-    let file = chart_file("files/rules.yaml").replace(target, r#"namespace="ops",job="r-prefect-sync""#);
-    assert_eq!(all, documents(&file).remove(0)["groups"]);
-    // Its namespace and its Service, as a ServiceMonitor calls the job, are in each rule about processes.
-    for rule in rules() {
-        let expr = rule["expr"].as_str().unwrap();
-        let of_processes = ["up{", "prefect_sync_leader", "prefect_sync_start_time"];
-        let asked: usize = of_processes.iter().map(|name| expr.matches(name).count()).sum();
-        assert_eq!(expr.matches(target).count(), asked, "{expr}");
-    }
+    // The file's, about this namespace and this job; the runbooks are wherever the values say.
+    let expected = |job: &str| {
+        let file = chart_file("files/rules.yaml").replace(NAMESPACE, r#"namespace="ops""#).replace(JOB, job);
+        documents(&file.replace("deploy/docs/runbooks.md", "https://r.example.com")).remove(0)["groups"].clone()
+    };
+    let base = "https://r.example.com";
+    // A ServiceMonitor makes the Service's name the job.
+    let all = rendered(json!({"prometheusRule": {"enabled": true, "runbookBaseUrl": base}}));
+    assert_eq!(all, expected(r#"job="r-prefect-sync""#));
+    let all = rendered(json!({"prometheusRule": {"enabled": true, "runbookBaseUrl": base, "job": "mon/sync"}}));
+    assert_eq!(all, expected(r#"job="mon/sync""#));
+    let bare = rendered(json!({"prometheusRule": {"enabled": true}}));
+    assert!(!bare.to_string().contains("runbook") && bare[0]["rules"].as_array().unwrap().len() == ALERTS.len());
     let some = rendered(json!({"prometheusRule": {"enabled": true, "disabledAlerts": ALERTS[1..]}}));
     let left: Vec<&Value> = some[0]["rules"].as_array().unwrap().iter().map(|rule| &rule["alert"]).collect();
     assert_eq!(left, [ALERTS[0]]);
@@ -151,4 +170,18 @@ fn the_config_map_has_the_dashboard_as_it_is() {
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     let shown: Value = serde_json::from_str(map["data"]["prefect-sync.json"].as_str().unwrap()).expect("JSON");
     assert_eq!(shown, serde_json::from_str::<Value>(&chart_file("files/dashboard.json")).unwrap());
+}
+
+#[test]
+fn labels_that_the_chart_sets_too_are_the_users() {
+    let monitored = json!({"enabled": true, "labels": {"app.kubernetes.io/instance": "prometheus"}});
+    let helm = Helm::offline();
+    let values = json!({"dashboard": monitored, "serviceMonitor": monitored, "prometheusRule": monitored});
+    // A key that is there twice is an error of the parser's.
+    let objects = documents(&helm.template("r", "ops", &values));
+    for kind in ["ConfigMap", "ServiceMonitor", "PrometheusRule"] {
+        let labels = &find(&objects, kind).expect(kind)["metadata"]["labels"];
+        assert_eq!(labels["app.kubernetes.io/instance"], "prometheus", "{kind}");
+        assert_eq!(labels["app.kubernetes.io/name"], "prefect-sync", "{kind}");
+    }
 }

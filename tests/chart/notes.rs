@@ -38,13 +38,16 @@ async fn follow(values: Value, namespace_of_first_object: Option<&str>) {
     let helm = Helm::of(control_plane);
     let ops = control_plane.namespace("notes").await;
     let release = format!("r{}", &ops[6..]);
-    let namespace = namespace_of_first_object.unwrap_or(&ops);
+    // Whoever follows them knows the namespace of their flows.
+    let flows = control_plane.namespace("flows").await;
+    let beside = if values["defaultWorkspace"]["enabled"] == true { &ops } else { &flows };
+    let namespace = namespace_of_first_object.unwrap_or(beside);
     let mut values = values;
     // All tests share the CRDs.
     values["crds"] = json!({"install": false});
     let file = helm.values(&values);
     let printed = helm.ok(&["install", &release, CHART, "--namespace", &ops, "--values", &file]);
-    let notes = printed.split_once("NOTES:\n").expect("notes").1;
+    let notes = &printed.split_once("NOTES:\n").expect("notes").1.replace("NAMESPACE", namespace);
     assert!(notes.contains(&format!("installed as {release}-prefect-sync in the namespace {ops}")), "{notes}");
 
     let commands = commands(notes);
@@ -135,7 +138,16 @@ fn they_leave_open_what_they_can_not_know() {
     // Nothing is at a registry under the default name of the image.
     assert!(selected.contains("CAUTION: image.repository is localhost/prefect-sync"), "{selected}");
     let pushed = notes(json!({"image": {"repository": "registry.example.com/prefect-sync"}}));
-    assert!(!pushed.contains("CAUTION") && !pushed.contains("NAMESPACE"), "{pushed}");
+    assert!(!pushed.contains("CAUTION"), "{pushed}");
+    // Flows seldom run where the operator does.
+    let commands =
+        ["kubectl apply -n NAMESPACE ", "prefectworkspace/default -n NAMESPACE", "prefectsecret/etl -n NAMESPACE"];
+    assert!(commands.iter().all(|command| pushed.contains(command)), "{pushed}");
+    assert!(pushed.contains("(put the namespace of your flows in place of NAMESPACE, here and below)"), "{pushed}");
+    let named = notes(
+        json!({"defaultWorkspace": {"enabled": true, "namespace": "etl", "spec": {"api": {"url": "http://p/api"}}}}),
+    );
+    assert!(!named.contains("NAMESPACE") && named.contains("kubectl apply -n etl "), "{named}");
 }
 
 #[tokio::test]

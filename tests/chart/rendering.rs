@@ -139,6 +139,10 @@ const CASES: &[fn() -> Case] = &[
             let rules = json!(roles).to_string();
             assert!(!rules.contains("\"namespaces\"") && !rules.contains("clusterprefectworkspaces"), "{rules}");
             assert!(args(objects).contains(&"--namespaces=team-a,team-b"));
+            // The one thing of the cluster's is named such that no other namespace's can be named so.
+            let policy = &find(objects, "ValidatingAdmissionPolicy").unwrap()["metadata"]["name"];
+            assert!(policy.as_str().unwrap().ends_with(".prefect-sync"), "{policy}");
+            assert_eq!(find(objects, "ValidatingAdmissionPolicyBinding").unwrap()["spec"]["policyName"], *policy);
             assert_eq!(find(objects, "PrefectWorkspace").unwrap()["metadata"]["namespace"], "team-b");
         })
     },
@@ -251,6 +255,14 @@ const CASES: &[fn() -> Case] = &[
             assert_eq!(pod(objects)["terminationGracePeriodSeconds"], 60);
             let roles: Vec<&Value> = objects.iter().map(|object| &object["metadata"]["name"]).collect();
             assert!(roles.contains(&&json!("prefect-sync-view")) && !roles.contains(&&json!("prefect-sync-edit")));
+        })
+    },
+    || {
+        let values = json!({"omitUserAndGroups": true, "securityContext": {"runAsUser": 1, "runAsGroup": 1}});
+        ("users that OpenShift chooses", values, |objects| {
+            let contexts = json!([pod(objects)["securityContext"], container(objects)["securityContext"]]).to_string();
+            assert!(!["runAsUser", "runAsGroup", "fsGroup"].iter().any(|field| contexts.contains(field)), "{contexts}");
+            assert_eq!(pod(objects)["securityContext"]["runAsNonRoot"], true);
         })
     },
     || {
@@ -413,25 +425,25 @@ fn the_plain_manifests_are_what_the_chart_renders() {
         .expect("bash");
     succeeded(&rendered, "deploy/render.sh");
     let files = |folder: &Path| -> BTreeSet<PathBuf> {
-        let within = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let all = within(folder.to_owned()).chain(within(folder.join("optional"))).filter(|path| path.is_file());
+        let within = |name: &str| std::fs::read_dir(folder.join(name)).unwrap().map(|entry| entry.unwrap().path());
+        let all = within("manifests").chain(within("manifests-optional"));
         all.map(|path| path.strip_prefix(folder).unwrap().to_owned()).collect()
     };
     let rendered = files(scratch.path());
     for name in &rendered {
-        let committed = std::fs::read_to_string(root().join("deploy/manifests").join(name)).unwrap_or_default();
+        let committed = std::fs::read_to_string(root().join("deploy").join(name)).unwrap_or_default();
         let fresh = std::fs::read_to_string(scratch.path().join(name)).unwrap();
         let name = name.display();
-        assert!(committed == fresh, "deploy/manifests/{name} is stale: run `make manifests`");
-        let marks = ["managed-by: Helm", "helm.sh/chart", "helm.sh/resource-policy", "meta.helm.sh"];
+        assert!(committed == fresh, "deploy/{name} is stale: run `make manifests`");
+        let marks = ["managed-by: Helm", "helm.sh/chart", "helm.sh/resource-policy", "meta.helm.sh", "installs-crds"];
         assert!(!marks.iter().any(|mark| fresh.contains(mark)), "{name} has a mark of Helm's");
     }
-    // What `kubectl delete -f deploy/manifests/` takes is neither the namespace nor the CRDs.
-    let mut there = files(&root().join("deploy/manifests"));
-    assert!(there.remove(Path::new("optional/00-namespace.yaml")));
+    // What is deleted along with all of deploy/manifests is neither the namespace nor the CRDs.
+    let mut there = files(&root().join("deploy"));
+    assert!(there.remove(Path::new("manifests-optional/00-namespace.yaml")));
     assert_eq!(there, rendered);
     for name in there {
-        let text = std::fs::read_to_string(root().join("deploy/manifests").join(&name)).unwrap();
+        let text = std::fs::read_to_string(root().join("deploy").join(&name)).unwrap();
         assert!(!text.contains("kind: Namespace") && !text.contains("kind: CustomResource"), "{}", name.display());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fixture::{CHART, Helm, chart_file};
+use crate::fixture::{CHART, Helm, chart_file, documents, find, root};
 
 #[test]
 fn bad_values_are_refused_with_their_names() {
@@ -23,6 +23,7 @@ fn bad_values_are_refused_with_their_names() {
         (json!({"crds": {"kept": true}}), &["/crds", "'kept'"]),
         (json!({"defaultWorkspace": {"enabled": true}}), &["/defaultWorkspace/spec"]),
         (json!({"defaultWorkspace": {"kind": "Workspace"}}), &["/defaultWorkspace/kind"]),
+        (json!({"enabled": "yes"}), &["/enabled", "boolean"]),
         (json!({"podLabels": {"a": 1}}), &["/podLabels/a", "string"]),
         (json!({"resources": {"limit": {}}}), &["/resources", "'limit'"]),
         (json!({"topologySpreadConstraints": [{"maxSkew": 1}]}), &["/topologySpreadConstraints/0", "'topologyKey'"]),
@@ -45,6 +46,8 @@ fn bad_values_are_refused_with_their_names() {
             json!({"namespaces": ["team-a"], "restarts": {"enabled": true, "namespaces": ["team-b"]}}),
             &["restarts.namespaces has team-b, where this operator does not work", "(team-a)"],
         ),
+        // Silence would look as if they were allowed, and the list alone is no word that gives such a right.
+        (json!({"restarts": {"namespaces": ["team-a"]}}), &["restarts.namespaces is set, but restarts.enabled is not"]),
         (
             json!({"serviceMonitor": {"enabled": true}, "metricsService": {"enabled": false}}),
             &["serviceMonitor.enabled needs metricsService.enabled"],
@@ -72,14 +75,16 @@ fn bad_values_are_refused_with_their_names() {
     }
 }
 
+/// What a chart that depends on this one sets for itself: for all of its parts, and as a condition of the dependency.
+const OF_PARENTS: [&str; 2] = [".global", ".enabled"];
+
 /// Every object of the schema that lists what may be in it, with its path and the values there.
 fn compare(schema: &Value, values: &Value, path: &str) {
     let Some(properties) = schema["properties"].as_object() else { return };
     assert_eq!(schema["additionalProperties"], false, "values.schema.json accepts anything in {path}");
     for (name, schema) in properties {
         let path = format!("{path}.{name}");
-        // What a parent chart hands to all of its parts.
-        if path == ".global" {
+        if OF_PARENTS.contains(&path.as_str()) {
             continue;
         }
         // These are part of Kubernetes' own objects, and have no default.
@@ -115,7 +120,7 @@ fn a_comment_stands_before_each_value() {
     let schema: Value = serde_json::from_str(&chart_file("values.schema.json")).unwrap();
     let mut expected = Vec::new();
     leaves(&schema, "", &mut expected);
-    expected.retain(|path| path != ".global" && path != ".resources.claims");
+    expected.retain(|path| !OF_PARENTS.contains(&path.as_str()) && path != ".resources.claims");
     let mut commented = Vec::new();
     // The keys above the current line, with how far they are indented.
     let mut above: Vec<(usize, &str)> = Vec::new();
@@ -136,4 +141,31 @@ fn a_comment_stands_before_each_value() {
     }
     let bare: Vec<&String> = expected.iter().filter(|path| !commented.contains(path)).collect();
     assert!(expected.len() > 60 && bare.is_empty(), "values.yaml does not explain {bare:?}");
+}
+
+#[test]
+fn another_chart_can_depend_on_it() {
+    let helm = Helm::offline();
+    let parent = helm.write("parent", "chart", "");
+    std::fs::remove_file(&parent).unwrap();
+    let parent = std::path::Path::new(&parent);
+    std::fs::create_dir_all(parent.join("charts")).unwrap();
+    std::os::unix::fs::symlink(root().join(CHART), parent.join("charts/prefect-sync")).unwrap();
+    let dependency = json!({"name": "prefect-sync", "version": env!("CARGO_PKG_VERSION"), "repository": "",
+        "condition": "prefect-sync.enabled", "tags": ["platform"]});
+    let chart = json!({"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]});
+    std::fs::write(parent.join("Chart.yaml"), chart.to_string()).unwrap();
+    let render = |values: Value| {
+        std::fs::write(parent.join("values.yaml"), values.to_string()).unwrap();
+        documents(&helm.ok(&["template", "r", &parent.display().to_string(), "--namespace", "ops"]))
+    };
+    // Nulls would do as values of a user's, but not as another chart's defaults.
+    let of_ours = json!({"enabled": true, "omitUserAndGroups": true, "podSecurityContext": {"runAsUser": null}});
+    let objects = render(json!({"global": {"imageRegistry": "r.example.com"}, "prefect-sync": of_ours}));
+    let pod = &find(&objects, "Deployment").expect("a Deployment")["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"], json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}));
+    assert!(render(json!({"prefect-sync": {"enabled": false}})).is_empty());
+    // Tags alone decide where the condition has no value.
+    assert!(render(json!({"tags": {"platform": false}})).is_empty());
+    assert!(!render(json!({"tags": {"platform": true}})).is_empty());
 }

@@ -72,7 +72,7 @@ async fn main() {
 
     steps.step("Install the CRDs and the operator's roles, and run the operator under them");
     let file = |relative: &str| root().join(relative).display().to_string();
-    for path in ["crds", "deploy/manifests/optional/00-namespace.yaml", "deploy/manifests/10-rbac.yaml"] {
+    for path in ["crds", "deploy/manifests-optional/00-namespace.yaml", "deploy/manifests/10-rbac.yaml"] {
         say(&format!("$ kubectl apply -f {path}"));
         cluster.kubectl_ok(&["apply", "-f", &file(path)]);
     }

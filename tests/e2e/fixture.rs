@@ -43,7 +43,7 @@ async fn installed() -> ControlPlane {
     let control_plane = ControlPlane::start().await;
     let path = |relative: &str| root().join(relative).display().to_string();
     control_plane.kubectl_ok(&["apply", "-f", &path("crds")]);
-    control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/optional/00-namespace.yaml")]);
+    control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests-optional/00-namespace.yaml")]);
     control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/10-rbac.yaml")]);
     // All tests run under it, so that it stands in the way of nothing.
     control_plane.kubectl_ok(&["apply", "-f", &path("deploy/manifests/12-admission-policy.yaml")]);

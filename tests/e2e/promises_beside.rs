@@ -134,7 +134,7 @@ fn defaults(schema: &Value, at: &str, found: &mut Vec<String>) {
 #[tokio::test]
 async fn promise_10_there_are_no_webhooks_and_no_schema_defaults() {
     let mut kinds = Vec::new();
-    for folder in ["crds", "deploy/manifests", "deploy/manifests/optional", "deploy/examples"] {
+    for folder in ["crds", "deploy/manifests", "deploy/manifests-optional", "deploy/examples"] {
         for file in manifests(folder) {
             let text = std::fs::read_to_string(file).unwrap();
             let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();

@@ -172,7 +172,7 @@ async fn the_roles_are_what_the_operator_uses_and_nothing_else() {
         &[("coordination.k8s.io", "leases", &["create", "get", "list", "watch", "update"])];
     assert_eq!(granted(&manifest, "Role"), listed(leases));
     let restarts =
-        documents(&std::fs::read_to_string(root().join("deploy/manifests/optional/11-restarts.yaml")).unwrap());
+        documents(&std::fs::read_to_string(root().join("deploy/manifests-optional/11-restarts.yaml")).unwrap());
     let workloads: &[(&str, &str, &[&str])] = &[
         ("apps", "deployments", &["patch"]),
         ("apps", "statefulsets", &["patch"]),

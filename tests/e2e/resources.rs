@@ -259,7 +259,7 @@ async fn every_file_of_deploy_is_accepted_by_the_api_server_without_a_warning() 
     let control_plane = control_plane().await;
     let namespace = control_plane.namespace("deploy").await;
     let mut files = 0;
-    for folder in ["deploy/examples", "deploy/manifests", "deploy/manifests/optional"] {
+    for folder in ["deploy/examples", "deploy/manifests", "deploy/manifests-optional"] {
         for file in manifests(folder) {
             files += 1;
             let file = file.display().to_string();

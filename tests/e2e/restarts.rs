@@ -57,9 +57,9 @@ async fn read_again(world: &World, token: &str) {
     .await;
 }
 
-/// The rules of `deploy/manifests/optional/11-restarts.yaml`, for one namespace.
+/// The rules of `deploy/manifests-optional/11-restarts.yaml`, for one namespace.
 async fn allow(world: &World) {
-    let text = std::fs::read_to_string(root().join("deploy/manifests/optional/11-restarts.yaml")).unwrap();
+    let text = std::fs::read_to_string(root().join("deploy/manifests-optional/11-restarts.yaml")).unwrap();
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let role = json!({"metadata": {"name": "restarts"}, "rules": documents[0]["rules"]});
     let binding = json!({
@@ -134,7 +134,7 @@ async fn a_workload_that_may_not_be_restarted_is_a_condition_until_it_may() {
         "{message}"
     );
     let hint =
-        "the chart's restarts.enabled, or kubectl apply -f deploy/manifests/optional/11-restarts.yaml, allows it";
+        "the chart's restarts.enabled, or kubectl apply -f deploy/manifests-optional/11-restarts.yaml, allows it";
     assert!(message.ends_with(hint), "{message}");
     world.eventually_secret("etl", &[("A", "2")]).await;
     allow(&world).await;

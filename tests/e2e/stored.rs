@@ -219,7 +219,7 @@ fn base64(value: &str) -> String {
 #[tokio::test]
 async fn promise_9_an_object_that_cannot_be_parsed_says_so_and_everything_else_goes_on() {
     let control_plane = ControlPlane::start().await;
-    control_plane.kubectl_ok(&["apply", "-f", "deploy/manifests/optional/00-namespace.yaml"]);
+    control_plane.kubectl_ok(&["apply", "-f", "deploy/manifests-optional/00-namespace.yaml"]);
     control_plane.kubectl_ok(&["apply", "-f", "deploy/manifests/10-rbac.yaml"]);
     let namespace = control_plane.namespace("stored").await;
     let kubeconfig = control_plane.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;

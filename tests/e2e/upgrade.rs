@@ -22,8 +22,8 @@ impl Installed {
         let control_plane = ControlPlane::start().await;
         let path = |relative: &str| root().join(relative).display().to_string();
         control_plane.kubectl_ok(&["apply", "-f", &tools::previous_crds().display().to_string()]);
-        for manifest in ["optional/00-namespace", "10-rbac", "12-admission-policy"] {
-            control_plane.kubectl_ok(&["apply", "-f", &path(&format!("deploy/manifests/{manifest}.yaml"))]);
+        for manifest in ["manifests-optional/00-namespace", "manifests/10-rbac", "manifests/12-admission-policy"] {
+            control_plane.kubectl_ok(&["apply", "-f", &path(&format!("deploy/{manifest}.yaml"))]);
         }
         control_plane.kubectl_ok(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
         let kubeconfig = control_plane.kubeconfig_for_service_account("prefect-sync", "prefect-sync").await;

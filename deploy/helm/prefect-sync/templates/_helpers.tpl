@@ -14,10 +14,13 @@
 {{- end }}
 {{- end }}
 
-{{- /* The name of objects that belong to no namespace. Limited operators often have the same name in many namespaces. */ -}}
+{{- /*
+The name of objects that belong to no namespace. Limited operators often have the same name in many namespaces; no namespace
+has a dot in it, so the first one ends it.
+*/ -}}
 {{- define "prefect-sync.clusterName" -}}
 {{- if .Values.namespaces }}
-{{- printf "%s-%s" .Release.Namespace (include "prefect-sync.fullname" .) }}
+{{- printf "%s.%s" .Release.Namespace (include "prefect-sync.fullname" .) }}
 {{- else }}
 {{- include "prefect-sync.fullname" . }}
 {{- end }}
