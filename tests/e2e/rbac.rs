@@ -242,5 +242,5 @@ async fn limited_to_namespaces_it_has_no_right_in_the_cluster_and_needs_none() {
         .await;
     }
     let log = operator.log();
-    assert!(!log.contains("forbidden") && !log.contains("403"), "{log}");
+    assert!(!log.contains("forbidden") && !log.contains("answered 403"), "{log}");
 }

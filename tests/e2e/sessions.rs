@@ -152,12 +152,14 @@ async fn an_emptied_database_does_not_cost_a_request_a_key() {
         .map(|(n, name)| json!({"configMapKey": format!("K{n:02}"), "remoteRef": {"key": name}}))
         .collect();
     world.apply(&object("PrefectKV", "all", json!({"data": data, "target": {"deletionPolicy": "Delete"}}))).await;
-    // Long enough for the deletions to be together.
-    polling(&world, &proxy, "6s").await;
+    polling(&world, &proxy, "3s").await;
     world.eventually_reason("PrefectKV", "all", "Synced").await;
+    // So that it sees all of them go together, however long that takes.
+    proxy.set(Mode::Answer(503, Vec::new(), String::new()));
     for name in &names {
         server.delete_variable(name).await;
     }
+    polling(&world, &proxy, "3s").await;
     world.eventually_reason("PrefectKV", "all", "KeysVanished").await;
     let by_name =
         |proxy: &Proxy| proxy.requests().iter().filter(|request| request.contains("/variables/name/")).count();
