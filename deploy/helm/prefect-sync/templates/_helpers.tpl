@@ -57,6 +57,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{- /* The same with a user's own, which win. Takes a list: the root, and those. */ -}}
+{{- define "prefect-sync.labelsWith" -}}
+{{- merge (deepCopy (last . | default dict)) (include "prefect-sync.labels" (first .) | fromYaml) | toYaml }}
+{{- end }}
+
 {{- /* The subjects of every binding: the operator's account. */ -}}
 {{- define "prefect-sync.subjects" -}}
 - kind: ServiceAccount
