@@ -18,7 +18,7 @@ use crate::api::SyncStatus;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::plan::Version;
 use crate::sync::{Dependent, PlannedEvent};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Census, Metrics};
 use crate::workspace::Workspaces;
 
 /// The longest that one reconcile may take; then it is tried again.
@@ -101,6 +101,16 @@ impl Context {
             () = self.leadership.granted() => store.get(&object.to_object_ref(())),
             () = self.shutdown.cancelled() => None,
         }
+    }
+
+    /// Has in each scrape what `count` adds, of the replica that works: the others hold the same objects.
+    pub(super) fn watch_census(&self, count: impl Fn(&mut Census) + Send + Sync + 'static) {
+        let leadership = self.leadership.clone();
+        self.metrics.watch_census(Box::new(move |census| {
+            if leadership.may_write() {
+                count(census);
+            }
+        }));
     }
 
     /// Forgets an object that is gone.

@@ -7,6 +7,7 @@ use kube::core::Status;
 use zeroize::Zeroizing;
 
 use super::context::backoff;
+use crate::prefect::is_about_tls;
 use crate::sync::Manifest;
 
 /// Why a reconcile has to be tried again.
@@ -62,6 +63,16 @@ fn retry_after(error: &kube::Error) -> Option<Duration> {
     // One that is overloaded in earnest says it in the header only.
     let seconds = if seconds == 0 && status.code == 429 { 1 } else { seconds };
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// Whether the API server could not be reached or is not itself, which passes. A certificate that is not trusted does
+/// not.
+pub(super) fn is_outage(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::HyperError(_) | kube::Error::Service(_) => !is_about_tls(error),
+        _ => false,
+    }
 }
 
 /// Why a request failed that carried no value: with the API server's own words.

@@ -138,7 +138,9 @@ pub async fn run(
         let cache = workspaces::spawn_cluster(&mut tasks, &context, woken.cluster_workspaces, &shutdown);
         let listed = namespaces::spawn(&mut tasks, &context, &shutdown);
         let cluster = ClusterWorkspaces::on(cache, listed);
-        cluster.settles().into_iter().for_each(|settled| readiness.expect(settled.clone()));
+        if let Some(settled) = cluster.settles() {
+            readiness.expect(settled.clone());
+        }
         cluster
     };
     for scope in scopes {
@@ -192,7 +194,7 @@ async fn served_kinds(client: &Client) -> anyhow::Result<Vec<String>> {
             Err(kube::Error::Api(status)) if status.code == 404 => break Vec::new(),
             Err(error) => {
                 let why = errors::describe(&error);
-                let Some(delay) = patience.next().filter(|_| is_outage(&error)) else {
+                let Some(delay) = patience.next().filter(|_| errors::is_outage(&error)) else {
                     anyhow::bail!("asking the API server which kinds it serves: {why}");
                 };
                 tracing::warn!(retry_in = ?delay, "asking the API server which kinds it serves: {why}");
@@ -210,26 +212,6 @@ async fn served_kinds(client: &Client) -> anyhow::Result<Vec<String>> {
         missing.join(", ")
     );
     Ok(served)
-}
-
-/// Whether the API server could not be reached or is not itself, which passes.
-fn is_outage(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
-        kube::Error::HyperError(_) | kube::Error::Service(_) => {
-            let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-            !causes.any(is_about_trust)
-        }
-        _ => false,
-    }
-}
-
-/// Whether TLS failed, as with a certificate that is not trusted. An I/O error's `source` passes over what it wraps.
-fn is_about_trust(cause: &(dyn std::error::Error + 'static)) -> bool {
-    match cause.downcast_ref::<std::io::Error>() {
-        Some(wrapping) => wrapping.get_ref().is_some_and(|wrapped| is_about_trust(wrapped)),
-        None => cause.is::<rustls::Error>(),
-    }
 }
 
 /// A cache of objects, and when it has been filled.

@@ -111,18 +111,14 @@ pub(super) fn spawn<K: SyncKind>(
         store: store.clone(),
     });
     tokio::spawn(announce_all(shared.clone(), listed.clone()));
-    let (counted, leadership) = (store.clone(), context.leadership.clone());
-    context.metrics.watch_census(Box::new(move |census| {
-        // What the others see is what this one does.
-        if !leadership.may_write() {
-            return;
-        }
+    let counted = store.clone();
+    context.watch_census(move |census| {
         for object in counted.state() {
             let status = object.0.as_ref().ok().and_then(|object| object.status());
             let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
             *census.objects.entry((K::KIND.as_str(), ready, reason)).or_default() += 1;
         }
-    }));
+    });
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(woken.each))

@@ -20,9 +20,9 @@ const MOST_TRIES: usize = 5;
 /// Makes `after` the status of the object that `of` is the metadata of. Where `before` is given, only instead of that: a
 /// replica that was told too late that it leads no more must not undo what the next one noted.
 ///
-/// A JSON patch that tests the UID, and with `before` the version, not a server-side apply: an apply is refused whole when the CRDs on the server
-/// are older than this operator and lack a field, and then no object would say anything at all; and a UID in an apply or a
-/// merge patch of a status is no precondition.
+/// A JSON patch that tests the UID, and with `before` the version, not a server-side apply: an apply is refused whole when
+/// the CRDs on the server are older than this operator and lack a field, and then no object would say anything at all; and
+/// a UID in an apply or a merge patch of a status is no precondition.
 ///
 /// Returns the version of the object that has it; `None` when the object is gone, or is another of the same name.
 ///

@@ -159,18 +159,15 @@ fn spawn_kind<K: WorkspaceResource>(
     let by_secret = store.clone();
     let by_map = store.clone();
     let shared = Shared { context: context.clone(), store: store.clone(), cluster: cluster.clone() };
-    let (counted, leadership) = (store.clone(), context.leadership.clone());
-    context.metrics.watch_census(Box::new(move |census| {
-        if !leadership.may_write() {
-            return;
-        }
+    let counted = store.clone();
+    context.watch_census(move |census| {
         for object in counted.state() {
             let status = object.0.as_ref().ok().and_then(|workspace| workspace.status());
             let (ready, reason) = status::standing(status.map(|status| status.conditions.as_slice()));
             let (namespace, name) = place(&*object);
             census.workspaces.insert((namespace, name, reason), ready == "true");
         }
-    }));
+    });
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .watches(scope.api::<PartialObjectMeta<Secret>>(client.clone()), offered.clone(), move |secret| {

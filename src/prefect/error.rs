@@ -148,6 +148,13 @@ pub(crate) fn unreachable(error: &reqwest::Error, loopback: bool) -> ErrorKind {
     ErrorKind::Unreachable { hint }
 }
 
+/// Whether TLS failed, as with a certificate that is not trusted.
+pub(crate) fn is_about_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Cause::default();
+    cause.read(error);
+    cause.tls.is_some()
+}
+
 /// What the chain of sources says. Its texts are only looked at, never kept.
 #[derive(Default)]
 struct Cause {

@@ -43,6 +43,7 @@ pub use answer::MAX_BODY;
 pub use budget::{Budget, Budgets, Limits};
 pub use client::{Client, MAX_LISTED, MAX_LISTED_BYTES, MAX_NAMES};
 pub use config_toml::{ConfigTomlError, LocalSecrets};
+pub(crate) use error::is_about_tls;
 pub use error::{Error, ErrorKind};
 pub use events::{Change, Events, EventsError};
 pub use prefect1::Prefect1Client;

@@ -121,7 +121,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Waits for the Lease, warm: its changes are watched, so that one that is given back is taken at once.
+    /// Waits for the Lease: its changes are watched, so that one that is given back is taken at once.
     async fn wait_for_it(&mut self, warm: impl Future<Output = ()>) {
         let mut warm = pin!(warm);
         let mut is_warm = false;
@@ -188,8 +188,8 @@ impl Keeper {
     async fn attempt(&mut self) -> Result<(), Trouble> {
         self.pulse.beat();
         let leads = self.leadership.is_granted();
-        // The watch may have seen nothing yet.
-        if !leads && self.election.holder().is_none() {
+        // The watch may have seen nothing yet. One that was given back it has seen.
+        if !leads && self.election.step(self.now()) == Step::Create {
             self.look().await?;
         }
         let step = self.election.step(self.now());

@@ -83,8 +83,7 @@ impl Leadership {
     /// Whether it may write now.
     #[must_use]
     pub fn may_write(&self) -> bool {
-        let until = self.term().until;
-        self.is_granted() && until.is_none_or(|(on, at)| Instant::now() < on && SystemTime::now() < at)
+        !self.left().is_zero()
     }
 
     /// When it began to work; before that, when it began to wait.
@@ -93,7 +92,7 @@ impl Leadership {
         self.term().since
     }
 
-    /// For how long it may write yet: an hour, said anew, when there is no other replica.
+    /// For how long it may write yet; an hour from whenever it is asked, when there is no other replica.
     fn left(&self) -> Duration {
         let (now, wall) = (Instant::now(), SystemTime::now());
         self.term().until.map_or(Duration::from_secs(3600), |(on, at)| {
