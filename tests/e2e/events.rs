@@ -131,12 +131,10 @@ async fn with_basic_authentication_and_csrf_events_are_heard_as_well() {
 async fn a_server_killed_mid_stream_is_heard_again_and_what_the_gap_hid_is_found() {
     let world = World::new("midstream").await;
     let mut server = Prefect::start(PrefectOptions::default()).await;
+    hourly(&world, server.url(), "").await;
     for key in ["gap", "after"] {
         server.set_secret(key, json!("v1")).await;
         world.apply(&one_key(key, key, json!({}))).await;
-    }
-    hourly(&world, server.url(), "").await;
-    for key in ["gap", "after"] {
         world.eventually_secret(key, &[("V", "v1")]).await;
     }
     eventually_mode(&world, "Streaming").await;
