@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::RemoteKey;
 
+/// How long a server may take from being asked for events until it sends them.
+const SUBSCRIBED: Duration = Duration::from_secs(60);
+
 /// When the keys of each interval are due.
 ///
 /// All keys of one interval are read together. The first time comes early by up to a half, differently for each
@@ -14,6 +17,8 @@ use super::RemoteKey;
 #[derive(Debug)]
 pub struct Schedule {
     due: BTreeMap<Duration, Duration>,
+    /// When everything is due once more, whatever is read before.
+    once_more: Duration,
     /// From 0 to 1.
     spread: f64,
 }
@@ -22,15 +27,15 @@ impl Schedule {
     /// Nothing is due yet. `spread`, from 0 to 1, tells this workspace from others.
     #[must_use]
     pub fn new(spread: f64) -> Self {
-        Self { due: BTreeMap::new(), spread: spread.clamp(0.0, 1.0) }
+        Self { due: BTreeMap::new(), once_more: Duration::ZERO, spread: spread.clamp(0.0, 1.0) }
     }
 
     /// These are the intervals that are asked for. A new one begins now: whoever asks for it has just been read.
     pub fn keep(&mut self, intervals: &BTreeSet<Duration>, now: Duration) {
         self.due.retain(|interval, _| intervals.contains(interval));
         for interval in intervals {
-            let early = interval.mul_f64(self.spread / 2.0);
-            self.due.entry(*interval).or_insert(now + *interval - early);
+            let next = self.after(now, now + *interval - interval.mul_f64(self.spread / 2.0));
+            self.due.entry(*interval).or_insert(next);
         }
     }
 
@@ -49,12 +54,18 @@ impl Schedule {
     /// The keys of these intervals have been read, from `began` to `now`. What has become due meanwhile stays so.
     pub fn read(&mut self, intervals: &BTreeSet<Duration>, began: Duration, now: Duration) {
         for interval in intervals {
+            let next = self.after(began, now + *interval);
             if let Some(due) = self.due.get_mut(interval)
                 && *due <= began
             {
-                *due = now + *interval;
+                *due = next;
             }
         }
+    }
+
+    /// When what was read at `began` is due: at `next`, or before that once more.
+    fn after(&self, began: Duration, next: Duration) -> Duration {
+        if self.once_more > began { next.min(self.once_more) } else { next }
     }
 
     /// Everything is due at `at`, or before where it is anyway.
@@ -62,6 +73,13 @@ impl Schedule {
         for due in self.due.values_mut() {
             *due = at.min(*due);
         }
+    }
+
+    /// Events are heard from `now` on, or soon: a busy server takes a while to send them, and does not say when it
+    /// does. A minute later everything is read once more, unless it is due before that anyway.
+    pub fn events_are_heard(&mut self, now: Duration) {
+        self.once_more = now + SUBSCRIBED;
+        self.all_due(self.once_more);
     }
 }
 
@@ -188,6 +206,29 @@ mod tests {
         schedule.all_due(s(8));
         schedule.read(&BTreeSet::from([s(2), s(80)]), s(7), s(9));
         assert_eq!(schedule.due(s(9)), BTreeSet::from([s(2), s(80)]));
+    }
+
+    #[test]
+    fn a_minute_after_events_are_heard_everything_is_read_once_more_and_more_often_where_it_is_anyway() {
+        let mut schedule = Schedule::new(0.0);
+        let [often, hourly] = [8, 3_600].map(s);
+        schedule.keep(&BTreeSet::from([hourly]), s(0));
+        schedule.events_are_heard(s(10));
+        schedule.all_due(ms(10_100));
+        let all = BTreeSet::from([often, hourly]);
+        schedule.read(&all, ms(10_100), s(11));
+        assert_eq!(schedule.next(), Some(s(70)), "what was read at once is read once more");
+        schedule.keep(&all, s(60));
+        assert_eq!(schedule.next(), Some(s(68)));
+        schedule.read(&BTreeSet::from([often]), s(68), s(68));
+        assert_eq!(schedule.due(s(70)), all);
+        schedule.read(&all, s(70), s(71));
+        assert_eq!(schedule.due(s(3_670)), BTreeSet::from([often]), "and then as ever");
+        // A key that is asked for soon after events are heard may have changed unheard as well.
+        schedule.events_are_heard(s(5_000));
+        let other = BTreeSet::from([s(7_200)]);
+        schedule.keep(&other, s(5_010));
+        assert_eq!(schedule.due(s(5_060)), other);
     }
 
     /// Climbs whenever the ladder asks for it; when which keys were read.

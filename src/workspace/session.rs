@@ -381,6 +381,7 @@ impl Run {
                 self.listening = true;
                 self.silent_since = None;
                 self.events = Some(EventsStatus { mode: EventsMode::Streaming, message: None });
+                self.schedule.events_are_heard(now);
                 // What changed before was not heard.
                 let is_reading = self.urgent_running > 0 || self.refresh.is_some();
                 if is_reading || self.slot(|slot| slot.snapshot.has_read_before(now))? {
