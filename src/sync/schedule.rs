@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::RemoteKey;
 
+/// How long after a gap in the events everything is read: the changes of the gap may be under way.
+const AFTER_GAP: Duration = Duration::from_millis(100);
 /// How long a server may take from being asked for events until it sends them.
 const SUBSCRIBED: Duration = Duration::from_secs(60);
 
@@ -76,10 +78,11 @@ impl Schedule {
     }
 
     /// Events are heard from `now` on, or soon: a busy server takes a while to send them, and does not say when it
-    /// does. A minute later everything is read once more, unless it is due before that anyway.
-    pub fn events_are_heard(&mut self, now: Duration) {
+    /// does. A minute later everything is read once more, unless it is due before that anyway. After a gap, when
+    /// something was read before, at once as well.
+    pub fn events_are_heard(&mut self, after_gap: bool, now: Duration) {
         self.once_more = now + SUBSCRIBED;
-        self.all_due(self.once_more);
+        self.all_due(if after_gap { now + AFTER_GAP } else { self.once_more });
     }
 }
 
@@ -213,8 +216,8 @@ mod tests {
         let mut schedule = Schedule::new(0.0);
         let [often, hourly] = [8, 3_600].map(s);
         schedule.keep(&BTreeSet::from([hourly]), s(0));
-        schedule.events_are_heard(s(10));
-        schedule.all_due(ms(10_100));
+        schedule.events_are_heard(true, s(10));
+        assert_eq!(schedule.next(), Some(ms(10_100)));
         let all = BTreeSet::from([often, hourly]);
         schedule.read(&all, ms(10_100), s(11));
         assert_eq!(schedule.next(), Some(s(70)), "what was read at once is read once more");
@@ -225,7 +228,7 @@ mod tests {
         schedule.read(&all, s(70), s(71));
         assert_eq!(schedule.due(s(3_670)), BTreeSet::from([often]), "and then as ever");
         // A key that is asked for soon after events are heard may have changed unheard as well.
-        schedule.events_are_heard(s(5_000));
+        schedule.events_are_heard(false, s(5_000));
         let other = BTreeSet::from([s(7_200)]);
         schedule.keep(&other, s(5_010));
         assert_eq!(schedule.due(s(5_060)), other);

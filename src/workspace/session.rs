@@ -25,15 +25,16 @@ use super::reader::Reader;
 use super::registry::Workspaces;
 use super::slot::Slot;
 use super::stream::{self, News};
-use super::timing::{Clock, LONGEST_RETRY, retry_delay, spread};
-use crate::api::{EventsMode, EventsStatus};
+use super::timing::{Clock, spread};
 use crate::prefect::Change;
 use crate::sync::absence::Census;
 use crate::sync::object::WorkspaceKey;
 use crate::sync::schedule::{Ladder, Schedule};
+use crate::sync::server::Server;
 use crate::sync::snapshot::matching;
+use crate::sync::subscription::Subscription;
 use crate::sync::workspace::Health;
-use crate::sync::{Dependent, Failure, Reason, RemoteKey, Timestamp};
+use crate::sync::{Dependent, Failure, RemoteKey, Timestamp};
 
 /// How long the first demand waits for company, so that many objects become one batch, and how long at most.
 const GATHER: Duration = Duration::from_millis(20);
@@ -43,14 +44,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Portions read at once: of urgent keys, and of a refresh.
 const URGENT: usize = 4;
 const REFRESHING: usize = 2;
-/// How long the stream of events may be cut before the workspace's status says so.
-const CUT_FOR: Duration = Duration::from_secs(30);
-/// How long after a gap in the events everything is read: the changes of the gap may be under way.
-const AFTER_GAP: Duration = Duration::from_millis(100);
-/// At most this often an event that names no key has everything read.
-const ALL_CHANGED: Duration = Duration::from_secs(5);
-/// A new object has a failing server tried again, but not more often than this.
-const DEMANDED_RETRY: Duration = Duration::from_secs(5);
 /// The longest that the loop sleeps: it shows that it is alive.
 const PULSE: Duration = Duration::from_secs(10);
 /// A loop that has not turned for this long stands still.
@@ -85,18 +78,6 @@ pub(super) async fn supervise(workspaces: Workspaces, session: Session) {
     }
 }
 
-/// What is known of the server.
-enum Server {
-    /// Nothing yet.
-    New,
-    /// It is being asked.
-    Asked,
-    /// It answers.
-    Well,
-    /// It does not.
-    Failing { tried: Duration, retry: Duration, reason: Reason },
-}
-
 /// A refresh under way.
 struct Refresh {
     intervals: BTreeSet<Duration>,
@@ -126,11 +107,7 @@ struct Run {
     session: Session,
     clock: Clock,
     server: Server,
-    /// How often it failed since the last complete refresh.
-    failures: u32,
-    /// When it last answered a check.
-    proven: Option<Duration>,
-    version: Option<String>,
+    subscription: Subscription,
     census: Census,
     schedule: Schedule,
     ladder: Ladder,
@@ -145,11 +122,6 @@ struct Run {
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Since when and until when demands are gathered.
     gathering: Option<(Duration, Duration)>,
-    /// How changes are noticed; `None` while that is open, and since when it is.
-    events: Option<EventsStatus>,
-    silent_since: Option<(Duration, EventsStatus)>,
-    listening: bool,
-    all_changed: Option<Duration>,
     /// When the objects that were well are told of an outage.
     stale: Option<Duration>,
     /// The failure that was logged last.
@@ -163,10 +135,8 @@ impl Run {
             workspaces,
             clock: session.clock,
             session,
-            server: Server::New,
-            failures: 0,
-            proven: None,
-            version: None,
+            server: Server::default(),
+            subscription: Subscription::default(),
             census: Census::default(),
             ladder: Ladder::default(),
             announced: BTreeSet::new(),
@@ -177,10 +147,6 @@ impl Run {
             refreshes: 0,
             running: FuturesUnordered::new(),
             gathering: None,
-            events: None,
-            silent_since: None,
-            listening: false,
-            all_changed: None,
             stale: None,
             said: None,
         }
@@ -201,11 +167,11 @@ impl Run {
                 return;
             }
             may_connect.send_if_modified(|may| {
-                let well = self.failures == 0 || matches!(self.server, Server::Well);
+                let well = self.server.may_connect();
                 std::mem::replace(may, well) != well
             });
             let wake_up = self.clock.at(self.next_deadline());
-            let failing = matches!(self.server, Server::Failing { .. });
+            let failing = self.server.is_failing();
             let went_on = tokio::select! {
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
                 () = demand.notified() => self.gather(),
@@ -214,7 +180,7 @@ impl Run {
                     None => { hears = false; Some(()) }
                 },
                 () = change(&mut recoveries), if failing => {
-                    self.retry_by(self.clock.elapsed());
+                    self.server.retry_by(self.clock.elapsed());
                     Some(())
                 }
                 () = tokio::time::sleep_until(wake_up) => Some(()),
@@ -232,25 +198,20 @@ impl Run {
 
     /// What is read once events are heard need not be read again because they were not.
     fn waits_for_events(&self, now: Duration) -> bool {
-        let is_open = !self.listening && self.events.is_none() && self.silent_since.is_none();
-        is_open && self.session.reader.client.is_some() && now < FIRST_WAIT
+        self.subscription.is_opening() && self.session.reader.client.is_some() && now < FIRST_WAIT
     }
 
     fn next_deadline(&self) -> Duration {
         let now = self.clock.elapsed();
-        let well = matches!(self.server, Server::Well) && !self.waits_for_events(now);
-        let retry = match self.server {
-            Server::Failing { retry, .. } => Some(retry),
-            _ => None,
-        };
+        let well = self.server.is_well() && !self.waits_for_events(now);
         let deadlines = [
             self.schedule.next().filter(|_| well && self.refresh.is_none()),
             self.ladder.next().filter(|_| well),
             self.gathering.map(|(_, until)| until).filter(|_| well),
             Some(FIRST_WAIT).filter(|wait| *wait > now),
-            self.silent_since.as_ref().map(|(since, _)| *since + CUT_FOR),
+            self.subscription.deadline(),
             self.stale,
-            retry,
+            self.server.retry(),
         ];
         deadlines.into_iter().flatten().min().unwrap_or(now + PULSE).min(now + PULSE)
     }
@@ -263,15 +224,13 @@ impl Run {
             let well: Vec<Dependent> = self.slot(|slot| slot.snapshot.dependents_that_are(true).cloned().collect())?;
             self.workspaces.wake().gently(well);
         }
-        if self.silent_since.as_ref().is_some_and(|(since, _)| *since + CUT_FOR <= now) {
-            self.events = self.silent_since.take().map(|(_, status)| status);
+        if self.subscription.has_been_cut_for_long(now) {
             self.say_health()?;
         }
-        match self.server {
-            Server::New => self.check(),
-            Server::Failing { retry, .. } if retry <= now => self.check(),
-            Server::Well => self.start_reads(now)?,
-            Server::Failing { .. } | Server::Asked => {}
+        if self.server.is_well() {
+            self.start_reads(now)?;
+        } else if self.server.is_to_be_asked(now) {
+            self.check();
         }
         Some(())
     }
@@ -318,7 +277,7 @@ impl Run {
                 })?
                 .into();
             // Where there is nothing to read the server is asked all the same how it does.
-            let proven = self.proven.is_some_and(|proven| proven + interval / 2 > now);
+            let proven = self.server.has_answered_since(now.saturating_sub(interval / 2));
             if left.is_empty() && due.contains(&interval) && !proven {
                 self.check();
                 return Some(());
@@ -349,7 +308,7 @@ impl Run {
     }
 
     fn check(&mut self) {
-        self.server = Server::Asked;
+        self.server.asked();
         let reader = self.session.reader.clone();
         self.running.push(Box::pin(async move { Done::Checked(reader.check(Timestamp::now()).await) }));
     }
@@ -359,54 +318,26 @@ impl Run {
         let now = self.clock.elapsed();
         let (since, _) = *self.gathering.get_or_insert((now, now));
         self.gathering = Some((since, (now + GATHER).min(since + LONGEST_GATHER)));
-        if let Server::Failing { tried, .. } = self.server {
-            self.retry_by(tried + DEMANDED_RETRY);
-        }
+        self.server.demanded();
         Some(())
-    }
-
-    /// Has a failing server asked again at `at`, unless it is before that anyway, or asking does not help.
-    fn retry_by(&mut self, at: Duration) {
-        if let Server::Failing { retry, reason, .. } = &mut self.server
-            && !matches!(reason, Reason::CredentialsRefused | Reason::PrefectThrottled)
-        {
-            *retry = at.min(*retry);
-        }
     }
 
     fn hear(&mut self, news: News) -> Option<()> {
         let now = self.clock.elapsed();
         match news {
             News::Listening => {
-                self.listening = true;
-                self.silent_since = None;
-                self.events = Some(EventsStatus { mode: EventsMode::Streaming, message: None });
-                self.schedule.events_are_heard(now);
+                self.subscription.open();
                 // What changed before was not heard.
                 let is_reading = self.urgent_running > 0 || self.refresh.is_some();
-                if is_reading || self.slot(|slot| slot.snapshot.has_read_before(now))? {
-                    self.schedule.all_due(now + AFTER_GAP);
-                }
+                let after_gap = is_reading || self.slot(|slot| slot.snapshot.has_read_before(now))?;
+                self.schedule.events_are_heard(after_gap, now);
                 self.say_health()?;
             }
             News::Silent { status, for_good } => {
-                self.listening = false;
-                if for_good {
-                    self.silent_since = None;
-                    self.events = Some(status);
-                    self.say_health()?;
-                } else if self.events.as_ref().is_none_or(|events| events.mode == EventsMode::Streaming) {
-                    self.silent_since.get_or_insert((now, status));
-                }
+                self.subscription.close(status, for_good, now);
+                self.say_health()?;
             }
-            News::Change(Change::Unknown) => {
-                let planned = match self.all_changed {
-                    Some(planned) if planned > now => planned,
-                    before => before.map_or(now, |last| last + ALL_CHANGED).max(now + AFTER_GAP),
-                };
-                self.all_changed = Some(planned);
-                self.schedule.all_due(planned);
-            }
+            News::Change(Change::Unknown) => self.schedule.all_due(self.subscription.anything_changed(now)),
             News::Change(Change::Block { id, name }) => {
                 let keys = self.slot(|slot| slot.snapshot.announced(true, &name, id))?;
                 let keys = matching(keys, &name);
@@ -418,15 +349,13 @@ impl Run {
                 self.ladder.announce(keys, now);
             }
         }
-        self.slot(|slot| slot.streaming = self.listening)
+        self.slot(|slot| slot.streaming = self.subscription.is_open())
     }
 
     fn finish(&mut self, done: Done) -> Option<()> {
         match done {
             Done::Checked(Ok(version)) => {
-                self.version = version;
-                self.server = Server::Well;
-                self.proven = Some(self.clock.elapsed());
+                self.server.answered(version, self.clock.elapsed());
                 self.say_health()
             }
             Done::Checked(Err(failure)) => self.failed(&failure, None),
@@ -482,7 +411,7 @@ impl Run {
             slot.refreshed = Instant::now();
             slot.snapshot.end_outage();
         })?;
-        self.failures = 0;
+        self.server.refreshed();
         self.stale = None;
         if self.said.take().is_some() {
             tracing::info!(workspace = %self.session.key, "can be read again");
@@ -493,14 +422,7 @@ impl Run {
     /// Nothing can be read.
     fn failed(&mut self, failure: &Failure, retry_after: Option<Duration>) -> Option<()> {
         let now = self.clock.elapsed();
-        // Others that were under way fail with it.
-        if !matches!(self.server, Server::Failing { .. }) {
-            self.failures = self.failures.saturating_add(1);
-        }
-        let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY);
-        let delay = retry_delay(self.failures.saturating_sub(1), self.session.interval, failure.reason).max(asked);
-        let retry = now + delay;
-        self.server = Server::Failing { tried: now, retry, reason: failure.reason };
+        let delay = self.server.failed(failure.reason, retry_after, self.session.interval, now);
         self.refresh = None;
         self.urgent.clear();
         self.first_reads.clear();
@@ -524,13 +446,16 @@ impl Run {
 
     /// Has the workspace's status written if it differs.
     fn say_health(&mut self) -> Option<()> {
-        let well =
-            || Health::Well { server_version: self.version.clone(), census: self.census, events: self.events.clone() };
+        let well = || Health::Well {
+            server_version: self.server.version().cloned(),
+            census: self.census,
+            events: self.subscription.status().cloned(),
+        };
         let changed = self.slot(|slot| {
             let health = match (slot.snapshot.outage(), &slot.health) {
                 (Some(failure), _) => Health::Failing(failure.clone()),
                 // Only reading shows that it may be read.
-                (None, Health::Pending) if !matches!(self.server, Server::Well) => return false,
+                (None, Health::Pending) if !self.server.is_well() => return false,
                 (None, Health::Pending) if !slot.snapshot.is_empty() && !slot.snapshot.has_read() => return false,
                 (None, _) => well(),
             };
