@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::api::Source;
+use crate::sync::absence::Census;
 use crate::sync::portions::PORTION;
-use crate::sync::{Document, Kind, Reason, Shape};
+use crate::sync::{Absence, Document, Kind, Read, Reason, Shape};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 
