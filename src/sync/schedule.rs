@@ -7,20 +7,25 @@ use std::time::Duration;
 
 use super::RemoteKey;
 
-/// How long after a gap in the events everything is read: the changes of the gap may be under way.
-const AFTER_GAP: Duration = Duration::from_millis(100);
+/// How long after a gap in the events, or one that names no key, everything is read: an event precedes what it
+/// announces, and the changes of a gap may be under way.
+const AFTER_EVENT: Duration = Duration::from_millis(100);
+/// At most this often an event that names no key has everything read.
+const ALL_CHANGED: Duration = Duration::from_secs(5);
 /// How long a server may take from being asked for events until it sends them.
 const SUBSCRIBED: Duration = Duration::from_secs(60);
 
 /// When the keys of each interval are due.
 ///
-/// All keys of one interval are read together. The first time comes early by up to a half, differently for each
-/// workspace, so that the workspaces of one server do not march in step.
+/// All keys of one interval are read together. The first time, and the first time after an outage, comes early by up to
+/// a half, differently for each workspace, so that the workspaces of one server do not march in step.
 #[derive(Debug)]
 pub struct Schedule {
     due: BTreeMap<Duration, Duration>,
-    /// When everything is due once more, whatever is read before.
-    once_more: Duration,
+    /// When what is seldom read is read once more, since events began to be heard.
+    once_more: Option<Duration>,
+    /// When everything is read, or was last, for an event that named no key.
+    all_changed: Option<Duration>,
     /// From 0 to 1.
     spread: f64,
 }
@@ -29,45 +34,52 @@ impl Schedule {
     /// Nothing is due yet. `spread`, from 0 to 1, tells this workspace from others.
     #[must_use]
     pub fn new(spread: f64) -> Self {
-        Self { due: BTreeMap::new(), once_more: Duration::ZERO, spread: spread.clamp(0.0, 1.0) }
+        Self { due: BTreeMap::new(), once_more: None, all_changed: None, spread: spread.clamp(0.0, 1.0) }
     }
 
     /// These are the intervals that are asked for. A new one begins now: whoever asks for it has just been read.
     pub fn keep(&mut self, intervals: &BTreeSet<Duration>, now: Duration) {
         self.due.retain(|interval, _| intervals.contains(interval));
         for interval in intervals {
-            let next = self.after(now, now + *interval - interval.mul_f64(self.spread / 2.0));
-            self.due.entry(*interval).or_insert(next);
+            let first = now + self.early(*interval);
+            self.due.entry(*interval).or_insert(first);
         }
+    }
+
+    /// The interval, or up to a half less.
+    fn early(&self, interval: Duration) -> Duration {
+        interval - interval.mul_f64(self.spread / 2.0)
+    }
+
+    /// When the keys of an interval are due.
+    fn at(&self, interval: Duration, regular: Duration) -> Duration {
+        self.once_more.filter(|_| interval > SUBSCRIBED).map_or(regular, |once_more| regular.min(once_more))
     }
 
     /// The intervals whose keys are due.
     #[must_use]
     pub fn due(&self, now: Duration) -> BTreeSet<Duration> {
-        self.due.iter().filter(|(_, due)| **due <= now).map(|(interval, _)| *interval).collect()
+        let due = self.due.iter().filter(|(interval, regular)| self.at(**interval, **regular) <= now);
+        due.map(|(interval, _)| *interval).collect()
     }
 
     /// When something is due next.
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
-        self.due.values().min().copied()
+        self.due.iter().map(|(interval, regular)| self.at(*interval, *regular)).min()
     }
 
     /// The keys of these intervals have been read, from `began` to `now`. What has become due meanwhile stays so.
     pub fn read(&mut self, intervals: &BTreeSet<Duration>, began: Duration, now: Duration) {
         for interval in intervals {
-            let next = self.after(began, now + *interval);
-            if let Some(due) = self.due.get_mut(interval)
-                && *due <= began
-            {
-                *due = next;
+            let Some(regular) = self.due.get(interval).copied() else { continue };
+            if self.at(*interval, regular) <= began {
+                // After an outage all come at once.
+                let was_missed = regular + *interval <= began;
+                self.due.insert(*interval, now + if was_missed { self.early(*interval) } else { *interval });
             }
         }
-    }
-
-    /// When what was read at `began` is due: at `next`, or before that once more.
-    fn after(&self, began: Duration, next: Duration) -> Duration {
-        if self.once_more > began { next.min(self.once_more) } else { next }
+        self.once_more = self.once_more.filter(|once_more| *once_more > began);
     }
 
     /// Everything is due at `at`, or before where it is anyway.
@@ -77,18 +89,29 @@ impl Schedule {
         }
     }
 
-    /// Events are heard from `now` on, or soon: a busy server takes a while to send them, and does not say when it
-    /// does. A minute later everything is read once more, unless it is due before that anyway. After a gap, when
-    /// something was read before, at once as well.
-    pub fn events_are_heard(&mut self, after_gap: bool, now: Duration) {
-        self.once_more = now + SUBSCRIBED;
-        self.all_due(if after_gap { now + AFTER_GAP } else { self.once_more });
+    /// An event named no key: everything is read soon.
+    pub fn anything_changed(&mut self, now: Duration) {
+        let planned = match self.all_changed {
+            Some(planned) if planned > now => planned,
+            before => before.map_or(now, |last| last + ALL_CHANGED).max(now + AFTER_EVENT),
+        };
+        self.all_changed = Some(planned);
+        self.all_due(planned);
+    }
+
+    /// Events are heard from `now` on. If something was read before, what it missed is read at once. And as a busy server
+    /// takes a while to send events, and does not say when it does, keys that are read less than once a minute are read
+    /// once more one to one and a half minutes later.
+    pub fn events_are_heard(&mut self, has_read: bool, now: Duration) {
+        if has_read {
+            self.all_due(now + AFTER_EVENT);
+        }
+        self.once_more = Some(now + SUBSCRIBED.mul_f64(1.0 + self.spread / 2.0));
     }
 }
 
-/// How long after an event the key that it announced is read: an event precedes what it announces, which may be
-/// committed late or never.
-const RUNGS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(1000), Duration::from_millis(3000)];
+/// How long after an event the key that it announced is read: what it announces may be committed late or never.
+const RUNGS: [Duration; 3] = [AFTER_EVENT, Duration::from_millis(1000), Duration::from_millis(3000)];
 
 /// Keys that events announced, and when each is read.
 #[derive(Debug, Default)]
@@ -212,26 +235,73 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_after_events_are_heard_everything_is_read_once_more_and_more_often_where_it_is_anyway() {
+    fn where_events_begin_to_be_heard_what_is_seldom_read_is_read_once_more_a_minute_later() {
         let mut schedule = Schedule::new(0.0);
-        let [often, hourly] = [8, 3_600].map(s);
-        schedule.keep(&BTreeSet::from([hourly]), s(0));
-        schedule.events_are_heard(true, s(10));
-        assert_eq!(schedule.next(), Some(ms(10_100)));
+        let [often, hourly, seldom] = [60, 3_600, 7_200].map(s);
         let all = BTreeSet::from([often, hourly]);
-        schedule.read(&all, ms(10_100), s(11));
-        assert_eq!(schedule.next(), Some(s(70)), "what was read at once is read once more");
-        schedule.keep(&all, s(60));
-        assert_eq!(schedule.next(), Some(s(68)));
-        schedule.read(&BTreeSet::from([often]), s(68), s(68));
-        assert_eq!(schedule.due(s(70)), all);
-        schedule.read(&all, s(70), s(71));
-        assert_eq!(schedule.due(s(3_670)), BTreeSet::from([often]), "and then as ever");
-        // A key that is asked for soon after events are heard may have changed unheard as well.
-        schedule.events_are_heard(false, s(5_000));
-        let other = BTreeSet::from([s(7_200)]);
-        schedule.keep(&other, s(5_010));
-        assert_eq!(schedule.due(s(5_060)), other);
+        schedule.keep(&all, s(0));
+        for cut in 1..=5 {
+            schedule.events_are_heard(true, s(cut));
+            assert_eq!(schedule.next(), Some(ms(cut * 1_000 + 100)), "what was missed, at once");
+            schedule.read(&all, ms(cut * 1_000 + 100), ms(cut * 1_000 + 200));
+        }
+        assert_eq!(schedule.due(s(64)), BTreeSet::new());
+        // An interval that came meanwhile as well.
+        let all = BTreeSet::from([often, hourly, seldom]);
+        schedule.keep(&all, s(64));
+        assert_eq!(schedule.due(s(65)), BTreeSet::from([hourly, seldom]));
+        schedule.read(&BTreeSet::from([hourly, seldom]), s(65), s(66));
+        assert_eq!(schedule.due(s(3_665)), BTreeSet::from([often]), "once, and the next time an interval later");
+        assert_eq!(schedule.due(s(3_666)), BTreeSet::from([often, hourly]));
+    }
+
+    #[test]
+    fn what_is_often_read_is_read_no_more_often_for_events() {
+        let mut schedule = Schedule::new(0.0);
+        let often = BTreeSet::from([s(30)]);
+        schedule.keep(&often, s(0));
+        schedule.events_are_heard(false, s(1));
+        let mut times = Vec::new();
+        while let Some(next) = schedule.next().filter(|next| *next <= s(120) && times.len() < 9) {
+            times.push(next);
+            schedule.read(&often, next, next);
+        }
+        assert_eq!(times, [30, 60, 90, 120].map(s));
+    }
+
+    #[test]
+    fn after_an_outage_workspaces_do_not_march_in_step() {
+        let next = |spread: f64| {
+            let mut schedule = Schedule::new(spread);
+            let all = BTreeSet::from([s(30)]);
+            schedule.keep(&all, s(0));
+            schedule.read(&all, s(300), s(301));
+            schedule.next().unwrap()
+        };
+        assert_eq!((next(0.0), next(1.0)), (s(331), s(316)));
+    }
+
+    #[test]
+    fn events_that_name_no_key_have_everything_read_soon_and_not_more_often_than_every_five_seconds() {
+        let mut schedule = Schedule::new(0.0);
+        let all = BTreeSet::from([s(3_600)]);
+        schedule.keep(&all, s(0));
+        let read_next = |schedule: &mut Schedule| {
+            let next = schedule.next().unwrap();
+            schedule.read(&schedule.due(next), next, next);
+            next
+        };
+        schedule.anything_changed(s(1));
+        schedule.anything_changed(s(1));
+        assert_eq!(read_next(&mut schedule), ms(1_100));
+        schedule.anything_changed(s(2));
+        // An interval that comes in between is not forgotten.
+        schedule.keep(&BTreeSet::from([s(7_200)]), s(3));
+        schedule.anything_changed(s(4));
+        assert_eq!(read_next(&mut schedule), ms(6_100));
+        schedule.anything_changed(s(60));
+        assert_eq!(read_next(&mut schedule), ms(60_100));
+        assert_eq!(schedule.next(), Some(ms(7_260_100)));
     }
 
     /// Climbs whenever the ladder asks for it; when which keys were read.

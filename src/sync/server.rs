@@ -17,7 +17,7 @@ const DEMANDED_RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Server {
     state: State,
-    /// How often it failed since the last complete refresh.
+    /// How often it failed since the last refresh that was complete.
     failures: u32,
     /// When it last answered a check.
     proven: Option<Duration>,
@@ -77,9 +77,9 @@ impl Server {
         matches!(self.state, State::New) || self.retry().is_some_and(|retry| retry <= now)
     }
 
-    /// Whether it answered since `since`.
+    /// Whether it answered a check since `since`.
     #[must_use]
-    pub fn has_answered_since(&self, since: Duration) -> bool {
+    pub fn was_checked_since(&self, since: Duration) -> bool {
         self.proven.is_some_and(|proven| proven > since)
     }
 
@@ -93,7 +93,7 @@ impl Server {
         (self.state, self.version, self.proven) = (State::Well, version, Some(now));
     }
 
-    /// Everything was read.
+    /// A refresh was complete.
     pub const fn refreshed(&mut self) {
         self.failures = 0;
     }
@@ -170,7 +170,7 @@ mod tests {
         assert!(!server.may_connect() && server.is_to_be_asked(s(1)) && !server.is_to_be_asked(Duration::ZERO));
         server.asked();
         server.answered(Some("3.7.5".into()), s(2));
-        assert!(server.may_connect() && server.has_answered_since(s(1)) && !server.has_answered_since(s(2)));
+        assert!(server.may_connect() && server.was_checked_since(s(1)) && !server.was_checked_since(s(2)));
         assert_eq!(server.failed(Reason::PrefectUnreachable, None, s(60), s(3)), s(2), "it never recovered");
         server.answered(None, s(9));
         server.refreshed();

@@ -6,11 +6,6 @@ use crate::api::{EventsMode, EventsStatus};
 
 /// How long the stream may be cut before the status says so.
 const CUT_FOR: Duration = Duration::from_secs(30);
-/// How long after an event that names no key everything is read: an event precedes what it announces.
-const AFTER_EVENT: Duration = Duration::from_millis(100);
-/// At most this often an event that names no key has everything read.
-const ALL_CHANGED: Duration = Duration::from_secs(5);
-
 /// The state of the stream of events. Times are since the session began.
 #[derive(Debug, Default)]
 pub struct Subscription {
@@ -19,8 +14,6 @@ pub struct Subscription {
     status: Option<EventsStatus>,
     /// Since when it is cut, and what the status will say if it stays so.
     cut: Option<(Duration, EventsStatus)>,
-    /// When everything is read, or was last, for an event that named no key.
-    all_changed: Option<Duration>,
 }
 
 impl Subscription {
@@ -64,23 +57,13 @@ impl Subscription {
         self.cut.as_ref().map(|(since, _)| *since + CUT_FOR)
     }
 
-    /// Whether the status changes because a cut has lasted.
-    pub fn has_been_cut_for_long(&mut self, now: Duration) -> bool {
+    /// Gives a cut up that has lasted: whether the status says so from now on.
+    pub fn gives_up(&mut self, now: Duration) -> bool {
         let lasts = self.deadline().is_some_and(|deadline| deadline <= now);
         if lasts {
             self.status = self.cut.take().map(|(_, status)| status);
         }
         lasts
-    }
-
-    /// When to read everything, as an event named no key.
-    pub fn anything_changed(&mut self, now: Duration) -> Duration {
-        let planned = match self.all_changed {
-            Some(planned) if planned > now => planned,
-            before => before.map_or(now, |last| last + ALL_CHANGED).max(now + AFTER_EVENT),
-        };
-        self.all_changed = Some(planned);
-        planned
     }
 }
 
@@ -108,15 +91,15 @@ mod tests {
         assert!(subscription.is_open() && !subscription.is_opening());
         subscription.close(polling("cut"), false, s(10));
         subscription.open();
-        assert!(!subscription.has_been_cut_for_long(s(100)), "it was heard again");
+        assert!(!subscription.gives_up(s(100)), "it was heard again");
         subscription.close(polling("first"), false, s(100));
         subscription.close(polling("second"), false, s(120));
         assert_eq!(subscription.deadline(), Some(s(130)));
-        assert!(!subscription.has_been_cut_for_long(s(129)));
+        assert!(!subscription.gives_up(s(129)));
         assert_eq!(says(&subscription), Some("streaming"));
-        assert!(subscription.has_been_cut_for_long(s(130)));
+        assert!(subscription.gives_up(s(130)));
         assert_eq!((says(&subscription), subscription.is_open()), (Some("first"), false));
-        assert!(!subscription.has_been_cut_for_long(s(200)), "once");
+        assert!(!subscription.gives_up(s(200)), "once");
         subscription.close(polling("third"), false, s(300));
         assert_eq!(subscription.deadline(), None, "the status says already that it is cut");
         subscription.open();
@@ -131,15 +114,5 @@ mod tests {
         assert_eq!(says(&subscription), None);
         subscription.close(polling("none"), true, s(2));
         assert_eq!((says(&subscription), subscription.deadline()), (Some("none"), None));
-    }
-
-    #[test]
-    fn events_that_name_no_key_have_everything_read_soon_and_not_more_often_than_every_five_seconds() {
-        let mut subscription = Subscription::default();
-        let first = subscription.anything_changed(s(1));
-        assert_eq!(first, s(1) + AFTER_EVENT);
-        assert_eq!(subscription.anything_changed(s(1)), first, "it is planned already");
-        assert_eq!(subscription.anything_changed(s(2)), first + ALL_CHANGED);
-        assert_eq!(subscription.anything_changed(s(60)), s(60) + AFTER_EVENT);
     }
 }

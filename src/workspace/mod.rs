@@ -7,7 +7,8 @@
 //!
 //! - [`reader`] reads a set of keys once, in batches of exact names; it remembers nothing.
 //! - `session` is the loop that decides when to read, and merges what came back; what it decides by is in
-//!   [`sync::schedule`](crate::sync::schedule) and [`sync::snapshot`](crate::sync::snapshot).
+//!   [`sync::schedule`](crate::sync::schedule), [`sync::server`](crate::sync::server),
+//!   [`sync::subscription`](crate::sync::subscription) and [`sync::snapshot`](crate::sync::snapshot).
 //! - `pass` reads one portion of the keys, `listing` what `find` looks for, `prefect1` what Prefect 1 has; `stream` listens to Prefect's events.
 //! - [`Workspaces`] is the registry: which objects ask for which keys, and what is known of them; `ruled` sees to it that
 //!   they ask only for what they may.

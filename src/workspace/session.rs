@@ -74,6 +74,7 @@ pub(super) async fn supervise(workspaces: Workspaces, session: Session) {
                 tracing::error!(workspace = %session.key, "the session panicked; it starts again in {AFTER_PANIC:?}");
             }
         }
+        workspaces.in_epoch(&session.key, session.epoch, |slot| slot.streaming = false);
         tokio::time::sleep(AFTER_PANIC).await;
     }
 }
@@ -122,6 +123,8 @@ struct Run {
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Since when and until when demands are gathered.
     gathering: Option<(Duration, Duration)>,
+    /// Whether everything is being read after an outage: demands wait for that.
+    recovering: bool,
     /// When the objects that were well are told of an outage.
     stale: Option<Duration>,
     /// The failure that was logged last.
@@ -147,6 +150,7 @@ impl Run {
             refreshes: 0,
             running: FuturesUnordered::new(),
             gathering: None,
+            recovering: false,
             stale: None,
             said: None,
         }
@@ -207,7 +211,7 @@ impl Run {
         let deadlines = [
             self.schedule.next().filter(|_| well && self.refresh.is_none()),
             self.ladder.next().filter(|_| well),
-            self.gathering.map(|(_, until)| until).filter(|_| well),
+            self.gathering.map(|(_, until)| until).filter(|_| well && !self.recovering),
             Some(FIRST_WAIT).filter(|wait| *wait > now),
             self.subscription.deadline(),
             self.stale,
@@ -224,7 +228,7 @@ impl Run {
             let well: Vec<Dependent> = self.slot(|slot| slot.snapshot.dependents_that_are(true).cloned().collect())?;
             self.workspaces.wake().gently(well);
         }
-        if self.subscription.has_been_cut_for_long(now) {
+        if self.subscription.gives_up(now) {
             self.say_health()?;
         }
         if self.server.is_well() {
@@ -240,9 +244,9 @@ impl Run {
             return Some(());
         }
         let interval = self.session.interval;
-        let is_recovering = self.slot(|slot| slot.snapshot.outage().is_some())?;
+        self.recovering = self.slot(|slot| slot.snapshot.outage().is_some())?;
         // After an outage everything is read anyway.
-        if !is_recovering && self.gathering.is_none_or(|(_, until)| until <= now) {
+        if !self.recovering && self.gathering.is_none_or(|(_, until)| until <= now) {
             self.gathering = None;
             let forced = self.slot(|slot| slot.snapshot.take_forced())?;
             self.announced.extend(forced);
@@ -268,7 +272,7 @@ impl Run {
         }
         let intervals = self.slot(|slot| slot.snapshot.intervals(interval))?;
         self.schedule.keep(&intervals, now);
-        let due = if is_recovering { intervals } else { self.schedule.due(now) };
+        let due = if self.recovering { intervals } else { self.schedule.due(now) };
         if self.refresh.is_none() && !due.is_empty() {
             let left: VecDeque<_> = self
                 .slot(|slot| {
@@ -277,7 +281,7 @@ impl Run {
                 })?
                 .into();
             // Where there is nothing to read the server is asked all the same how it does.
-            let proven = self.server.has_answered_since(now.saturating_sub(interval / 2));
+            let proven = self.server.was_checked_since(now.saturating_sub(interval / 2));
             if left.is_empty() && due.contains(&interval) && !proven {
                 self.check();
                 return Some(());
@@ -327,17 +331,16 @@ impl Run {
         match news {
             News::Listening => {
                 self.subscription.open();
-                // What changed before was not heard.
                 let is_reading = self.urgent_running > 0 || self.refresh.is_some();
-                let after_gap = is_reading || self.slot(|slot| slot.snapshot.has_read_before(now))?;
-                self.schedule.events_are_heard(after_gap, now);
+                let has_read = is_reading || self.slot(|slot| slot.snapshot.has_read_before(now))?;
+                self.schedule.events_are_heard(has_read, now);
                 self.say_health()?;
             }
             News::Silent { status, for_good } => {
                 self.subscription.close(status, for_good, now);
                 self.say_health()?;
             }
-            News::Change(Change::Unknown) => self.schedule.all_due(self.subscription.anything_changed(now)),
+            News::Change(Change::Unknown) => self.schedule.anything_changed(now),
             News::Change(Change::Block { id, name }) => {
                 let keys = self.slot(|slot| slot.snapshot.announced(true, &name, id))?;
                 let keys = matching(keys, &name);
@@ -412,6 +415,7 @@ impl Run {
             slot.snapshot.end_outage();
         })?;
         self.server.refreshed();
+        self.recovering = false;
         self.stale = None;
         if self.said.take().is_some() {
             tracing::info!(workspace = %self.session.key, "can be read again");
