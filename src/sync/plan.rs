@@ -437,6 +437,10 @@ pub fn whole_seconds(at: Timestamp) -> Timestamp {
 }
 
 #[cfg(test)]
+#[path = "plan_world.rs"]
+mod world;
+
+#[cfg(test)]
 #[path = "plan_tests.rs"]
 mod tests;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tests::{World, pairs};
+use super::world::{World, pairs};
 use super::*;
 use crate::api::Decoding;
 use crate::sync::layout::Format;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
-use super::tests::{World, pairs};
+use super::world::{World, pairs};
 use super::*;
 use crate::api::{ACCEPTS_ANNOTATION, CreationPolicy, WorkloadKind};
 use crate::sync::Target;

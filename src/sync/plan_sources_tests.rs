@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::tests::{World, pairs, variable};
+use super::world::{World, pairs, variable};
 use super::*;
 use crate::api::{Decoding, EntryState, Source as From};
 use crate::sync::layout::Format;

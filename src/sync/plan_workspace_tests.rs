@@ -1,6 +1,6 @@
 //! Which workspace an object uses, and what that changes.
 
-use super::tests::{World, variable};
+use super::world::{World, variable};
 use super::*;
 use crate::api::EntryState;
 use crate::sync::Access;
