@@ -220,6 +220,8 @@ impl Measured<'_> {
 
     async fn first_sync(&mut self, bare: Option<f64>) {
         let (position, asked) = (self.audit.position(), self.bench.proxy.counts());
+        // It has been idle for a minute, and may have been swapped out; one that is in use is not.
+        self.bench.prefect.id_of_block("secret", &place(&self.namespaces, 0).1).await;
         let started = Instant::now();
         let pid = self.start().await;
         until("all targets", LONG, || match self.targets.count("k") {
