@@ -1,102 +1,10 @@
-//! The commands that need no cluster, as a user runs them: the real binary, and a real Prefect for `render`.
-
-// Outside of `#[test]` functions clippy does not know that this is a test; a helper that fails should panic.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
+//! `render`, `exec` and `check`: what would be synced, from manifests in files.
 
 use base64::Engine as _;
-use clap::CommandFactory as _;
-use prefect_sync::cli::{COMMIT, Cli};
 use serde_json::json;
-use support::{Prefect, PrefectOptions, Scratch, python};
 
-/// What a run of the binary left behind.
-#[derive(Debug, PartialEq, Eq)]
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-/// Runs the binary in an empty folder that is its home too, with none of Prefect's variables but `env`.
-fn run(home: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-sync"));
-    python::remove_prefect_variables(&mut command);
-    command.args(args).env("HOME", home).env("COLUMNS", "100").envs(env.iter().copied()).current_dir(home);
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-/// Words of each line, as tables are padded to what is longest.
-fn words(table: &str) -> Vec<Vec<&str>> {
-    table.lines().map(|line| line.split_whitespace().collect()).collect()
-}
-
-#[test]
-fn help_explains_each_flag_and_names_its_environment_variable() {
-    let scratch = Scratch::new("cli");
-    let mut cli = Cli::command();
-    cli.build();
-    let mut flags = 0;
-    for command in cli.get_subcommands().filter(|command| command.get_name() != "help") {
-        let help = run(scratch.path(), &[command.get_name(), "--help"], &[]);
-        assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-        for flag in command.get_arguments().filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
-            // The command after `--` is no flag.
-            let Some(name) = flag.get_long() else { continue };
-            flags += 1;
-            let variable = flag.get_env().unwrap_or_else(|| panic!("--{name} has no variable")).to_str().unwrap();
-            assert!(variable.starts_with("PREFECT_SYNC_"), "{variable}");
-            let options = help.stdout.split("\nOptions:\n").nth(1).unwrap();
-            // `--log` begins `--log-format` too.
-            let shown = options.split(&format!("--{name}")).skip(1).find(|rest| rest.starts_with([' ', '\n']));
-            let shown = shown.unwrap_or_else(|| panic!("no --{name}")).split("\n  -").next().unwrap();
-            assert!(shown.contains(&format!("[env: {variable}=]")), "--{name} without {variable}:{shown}");
-            assert!(flag.get_help().is_some_and(|text| text.to_string().len() > 10), "--{name} is not explained");
-        }
-    }
-    assert!(flags >= 12, "only {flags} flags were looked at");
-    let version = run(scratch.path(), &["--version"], &[]);
-    assert_eq!(version.stdout, format!("prefect-sync {} (commit {COMMIT})\n", env!("CARGO_PKG_VERSION")));
-}
-
-#[test]
-fn the_committed_crds_are_what_the_types_generate_one_file_a_kind() {
-    let scratch = Scratch::new("cli");
-    let generated = run(scratch.path(), &["crds", "--output", "out"], &[]);
-    assert_eq!((generated.code, generated.stdout.as_str(), generated.stderr.as_str()), (0, "", ""));
-    let files = |folder: PathBuf| {
-        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
-        files.sort();
-        files
-            .into_iter()
-            .map(|path| {
-                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-                (name, std::fs::read_to_string(&path).unwrap())
-            })
-            .collect::<Vec<_>>()
-    };
-    let committed = files(Path::new(env!("CARGO_MANIFEST_DIR")).join("crds"));
-    let fresh = files(scratch.path().join("out"));
-    let names: Vec<&str> = committed.iter().map(|(name, _)| name.as_str()).collect();
-    let kinds = ["clusterprefectworkspaces", "prefectkvs", "prefectsecrets", "prefectworkspaces"];
-    assert_eq!(names, kinds.map(|kind| format!("{kind}.yaml")));
-    for (committed, fresh) in committed.iter().zip(&fresh) {
-        assert!(committed == fresh, "crds/{} is stale: run `make crds`", committed.0);
-    }
-    assert_eq!(fresh.len(), 4);
-    // Without a folder the same, as one stream for `kubectl apply -f -`.
-    let printed = run(scratch.path(), &["crds"], &[]).stdout;
-    assert_eq!(printed.matches("\nkind: CustomResourceDefinition\n").count(), 4);
-    for (name, text) in &fresh {
-        assert!(printed.contains(text), "{name} is not in what is printed");
-    }
-}
+use crate::support::{Prefect, PrefectOptions, Scratch};
+use crate::{Ran, run, words};
 
 const OBJECTS: &str = r#"
 apiVersion: prefect-sync.dev/v1alpha1
@@ -459,93 +367,6 @@ fn render_reads_through_a_cluster_workspace_what_its_rules_allow() {
     assert!(over.stdout.contains(&value("of all")) && over.stdout.contains(&value("our own")), "{}", over.stdout);
 }
 
-/// Runs `job-template` with this on its standard input.
-fn job_template(home: &Path, args: &[&str], input: &str) -> Ran {
-    let file = home.join("input.json");
-    std::fs::write(&file, input).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-sync"));
-    python::remove_prefect_variables(&mut command);
-    command.arg("job-template").args(args).env("HOME", home).stdin(std::fs::File::open(&file).unwrap());
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-#[tokio::test]
-async fn the_job_template_is_one_that_prefect_takes_and_fills_in() {
-    let scratch = Scratch::new("job-template");
-    let prefect = Prefect::start(PrefectOptions::default()).await;
-    let all: serde_json::Value =
-        serde_json::from_str(&prefect.get_text("/collections/views/aggregate-worker-metadata").await).unwrap();
-    let base = &all["prefect-kubernetes"]["kubernetes"]["default_base_job_configuration"];
-    let args =
-        ["--env-from-secret", "etl,shared", "--env-from-configmap", "my-flow", "--image-pull-secret", "registry"];
-    let edited = job_template(scratch.path(), &args, &base.to_string());
-    assert_eq!((edited.code, edited.stderr.as_str()), (0, ""));
-    // Prefect's own validation, as `prefect work-pool create` meets it.
-    let template: serde_json::Value = serde_json::from_str(&edited.stdout).unwrap();
-    let pool = json!({"name": "k8s", "type": "kubernetes", "base_job_template": template});
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let answer = http.post(format!("{}/work_pools/", prefect.url())).json(&pool).send().await.unwrap();
-    assert_eq!(answer.status().as_u16(), 201, "{}", answer.text().await.unwrap());
-    // And Prefect's own way from template and variables to a manifest.
-    std::fs::write(scratch.path().join("template.json"), &edited.stdout).unwrap();
-    let filled = |overrides: &str| {
-        let snippet = format!(
-            r#"
-import json
-from prefect.utilities.templating import apply_values
-template = json.load(open({path:?}))
-values = {{name: of["default"] for name, of in template["variables"]["properties"].items() if "default" in of}}
-values.update({overrides})
-pod = apply_values(template["job_configuration"], values)["job_manifest"]["spec"]["template"]["spec"]
-print(json.dumps([pod["containers"][0].get("envFrom"), pod.get("imagePullSecrets")]))
-"#,
-            path = scratch.path().join("template.json").display().to_string(),
-        );
-        let text = support::prefect::prefect3_python(&snippet, prefect.url(), scratch.path());
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()
-    };
-    let secret = |name: &str| json!({"secretRef": {"name": name}});
-    let map = json!({"configMapRef": {"name": "my-flow"}});
-    assert_eq!(filled("{}"), json!([[secret("etl"), secret("shared"), map], [{"name": "registry"}]]));
-    // A deployment's own choice.
-    let own = r#"{"env_from": [{"secretRef": {"name": "other"}}], "image_pull_secrets": []}"#;
-    assert_eq!(filled(own), json!([[secret("other")], []]));
-    // The same again changes nothing, and more is added to it.
-    assert_eq!(job_template(scratch.path(), &args, &edited.stdout), edited);
-    let more = job_template(scratch.path(), &["--env-from-secret", "more"], &edited.stdout);
-    std::fs::write(scratch.path().join("template.json"), &more.stdout).unwrap();
-    assert_eq!(filled("{}")[0], json!([secret("etl"), secret("shared"), map, secret("more")]));
-    // What stood there before stays; without any name a variable has no value, and its key goes.
-    let mut own = base.clone();
-    own["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
-        json!([secret("before")]);
-    let kept = job_template(scratch.path(), &[], &own.to_string());
-    std::fs::write(scratch.path().join("template.json"), &kept.stdout).unwrap();
-    assert_eq!(filled("{}"), json!([[secret("before")], null]));
-
-    // What is no such template.
-    let get_one = "get one with `prefect work-pool get-default-base-job-template --type kubernetes`\n";
-    let docker = all["prefect-docker"]["docker"]["default_base_job_configuration"].to_string();
-    own["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
-        json!("{{ mine }}");
-    for (args, input, message) in [
-        (&[][..], "no json", format!("standard input is no JSON; {get_one}").trim_end().to_owned()),
-        (&[], &docker, format!("standard input is no base job template of a Kubernetes work pool; {get_one}")),
-        (
-            &[],
-            &own.to_string(),
-            "the template's envFrom is a variable of your own: add {{ env_from }} to it by hand\n".to_owned(),
-        ),
-        (&["--env-from-secret", "a/b"], &base.to_string(), "\"a/b\" is no name of a Secret or ConfigMap\n".to_owned()),
-    ] {
-        let ran = job_template(scratch.path(), args, input);
-        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{message}");
-        assert!(ran.stderr.starts_with(&format!("prefect-sync: {message}")), "{}", ran.stderr);
-    }
-}
-
 #[tokio::test]
 async fn check_says_whether_the_workspace_can_be_read_and_each_entry_exists_and_shows_no_value() {
     let scratch = Scratch::new("check");
@@ -588,19 +409,4 @@ async fn check_says_whether_the_workspace_can_be_read_and_each_entry_exists_and_
     assert!(
         [well.stdout, missing.stdout, missing.stderr, unreachable.stderr].iter().all(|text| !text.contains("canary"))
     );
-}
-
-#[test]
-fn shells_complete_every_command() {
-    let scratch = Scratch::new("cli");
-    for shell in ["bash", "zsh", "fish"] {
-        let script = run(scratch.path(), &["completions", shell], &[]);
-        assert_eq!((script.code, script.stderr.as_str()), (0, ""));
-        let commands = ["run", "render", "check", "exec", "crds", "job-template", "completions"];
-        assert!(commands.iter().all(|command| script.stdout.contains(command)), "{shell}");
-    }
-    // What is printed is a script.
-    std::fs::write(scratch.path().join("c.bash"), run(scratch.path(), &["completions", "bash"], &[]).stdout).unwrap();
-    let checked = Command::new("bash").arg("-n").arg(scratch.path().join("c.bash")).output().unwrap();
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
