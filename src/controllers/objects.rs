@@ -122,6 +122,7 @@ pub(super) fn spawn<K: SyncKind>(
     let controller = Controller::for_stream(stream, store.clone())
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(woken.each))
+        .reconcile_all_on(context.leadership.regained())
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile::<K>, error_policy::<K>, shared.clone());
     leaving::spawn(shared.clone(), scope.clone(), sweep);

@@ -177,6 +177,7 @@ fn spawn_kind<K: WorkspaceResource>(
             users(&by_map, &place(&map), |connection| connection.config_maps().collect())
         })
         .reconcile_on(UnboundedReceiverStream::new(woken))
+        .reconcile_all_on(context.leadership.regained())
         .graceful_shutdown_on(on(shutdown))
         .run(reconcile::<K>, error_policy::<K>, Arc::new(shared));
     watching::spawn(tasks, controller, [listed.clone()], shutdown.clone());

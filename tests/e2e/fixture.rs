@@ -110,7 +110,8 @@ pub async fn passes(proxy: &Proxy, count: usize) {
     };
     // The refresh under way may have begun before.
     let enough = seen() + count + 1;
-    eventually(&format!("{count} refreshes"), SOON, async || {
+    let patience = SOON * u32::try_from(count.div_ceil(4)).expect("a few");
+    eventually(&format!("{count} refreshes"), patience, async || {
         let now = seen();
         if now >= enough { Ok(()) } else { Err(format!("{now} of {enough} requests")) }
     })

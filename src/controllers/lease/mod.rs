@@ -27,6 +27,8 @@ mod keeper;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::{Stream, stream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::sync::Timestamp;
@@ -42,6 +44,8 @@ pub struct Leadership(Arc<Inner>);
 struct Inner {
     granted: CancellationToken,
     term: Mutex<Term>,
+    /// Changes when it may write again after it could not.
+    regained: watch::Sender<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +70,11 @@ impl Leadership {
     pub fn candidate() -> Self {
         let past = (Instant::now(), SystemTime::now());
         let term = Term { since: Timestamp::now(), until: Some(past) };
-        Self(Arc::new(Inner { granted: CancellationToken::new(), term: Mutex::new(term) }))
+        Self(Arc::new(Inner {
+            granted: CancellationToken::new(),
+            term: Mutex::new(term),
+            regained: watch::channel(()).0,
+        }))
     }
 
     /// Waits until this replica works for the first time. It never changes back: a replica that has lost its Lease ends.
@@ -78,6 +86,14 @@ impl Leadership {
     #[must_use]
     pub fn is_granted(&self) -> bool {
         self.0.granted.is_cancelled()
+    }
+
+    /// Says each time that it may write again after it could not: what was refused meanwhile need not wait for its retry.
+    pub fn regained(&self) -> impl Stream<Item = ()> + Send + use<> {
+        stream::unfold(self.0.regained.subscribe(), |mut regained| async move {
+            regained.changed().await.ok()?;
+            Some(((), regained))
+        })
     }
 
     /// Whether it may write now.
@@ -107,7 +123,12 @@ impl Leadership {
 
     /// It works, and may write for [`RENEW_DEADLINE`] from when the renewal was asked for.
     fn extend(&self, asked: (Instant, SystemTime)) {
+        let regains = self.is_granted() && !self.may_write();
         self.set(Some((asked.0 + RENEW_DEADLINE, asked.1 + RENEW_DEADLINE)));
+        // Not where the answer came so late that it is over again.
+        if regains && self.may_write() {
+            self.0.regained.send_replace(());
+        }
     }
 
     fn set(&self, until: Option<(Instant, SystemTime)>) {
@@ -126,6 +147,10 @@ impl Leadership {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::{FutureExt as _, StreamExt as _};
+
     use super::*;
 
     #[test]
@@ -142,5 +167,22 @@ mod tests {
         leadership.extend((now, wall - late));
         assert!(leadership.is_granted() && !leadership.may_write());
         assert!(Leadership::alone().may_write());
+    }
+
+    #[test]
+    fn who_may_write_again_says_so_and_no_one_else() {
+        let leadership = Leadership::candidate();
+        let mut regained = pin!(leadership.regained());
+        let mut says_so = || regained.next().now_or_never().is_some();
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        leadership.extend((now, wall));
+        leadership.extend((now, wall));
+        assert!(!says_so(), "it works for the first time, and goes on");
+        let late = RENEW_DEADLINE + Duration::from_millis(1);
+        leadership.extend((now - late, wall));
+        assert!(!says_so(), "it may not write");
+        leadership.extend((now, wall));
+        assert!(says_so());
+        assert!(!says_so(), "once");
     }
 }
