@@ -13,7 +13,7 @@ use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
 use support::{ControlPlane, Leashed, Prefect, PrefectOptions, Scratch, eventually, python};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn alive(pid: u32) -> bool {
     // A zombie is dead; it only waits for its parent to look.

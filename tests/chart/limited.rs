@@ -73,7 +73,7 @@ async fn it_works_without_a_right_on_the_cluster_and_asks_for_nothing_cluster_wi
         env: Vec::new(),
     };
     let operator = Operator::start(Path::new(env!("CARGO_BIN_EXE_prefect-sync")), &options);
-    eventually("the operator to be ready", Duration::from_secs(30), async || {
+    eventually("the operator to be ready", Duration::from_secs(60), async || {
         let answer = reqwest::get(format!("http://{health}/readyz")).await.map_err(|e| e.to_string())?;
         if answer.status().is_success() { Ok(()) } else { Err(format!("{}\n{}", answer.status(), operator.log())) }
     })

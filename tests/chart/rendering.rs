@@ -372,7 +372,7 @@ async fn users_of_a_namespace_have_its_objects_by_the_roles_that_kubernetes_has(
         String::from_utf8_lossy(&output.stdout).trim() == "yes"
     };
     // The controller manager puts the rules into Kubernetes' roles.
-    eventually("the roles to be aggregated", Duration::from_secs(30), async || {
+    eventually("the roles to be aggregated", Duration::from_secs(60), async || {
         let both = may("viewer", "get", "prefectsecrets") && may("adminer", "create", "prefectsecrets");
         if both { Ok(()) } else { Err("not yet".to_owned()) }
     })

@@ -64,7 +64,7 @@ async fn basic_authentication_and_csrf_work_and_refused_credentials_heal_at_once
 
     // With the line end that `kubectl create secret --from-file` keeps; long before the next try after a minute.
     offered(&world, "prefect-auth", "auth-string", &format!("{AUTH}\n")).await;
-    eventually("the right credentials to be taken", Duration::from_secs(20), async || {
+    eventually("the right credentials to be taken", Duration::from_secs(45), async || {
         match world.ready("PrefectWorkspace", "default").await {
             Some(ready) if ready.reason == "Connected" => Ok(()),
             other => Err(format!("{other:?}")),

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// The folder of the repository.
 pub fn root() -> PathBuf {
@@ -110,7 +110,7 @@ pub async fn passes(proxy: &Proxy, count: usize) {
     };
     // The refresh under way may have begun before.
     let enough = seen() + count + 1;
-    let patience = SOON * u32::try_from(count.div_ceil(4)).expect("a few");
+    let patience = SOON * u32::try_from(count.div_ceil(8)).expect("a few");
     eventually(&format!("{count} refreshes"), patience, async || {
         let now = seen();
         if now >= enough { Ok(()) } else { Err(format!("{now} of {enough} requests")) }

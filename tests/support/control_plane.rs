@@ -127,7 +127,7 @@ impl ControlPlane {
             .await
             .unwrap_or_else(|e| panic!("cannot create namespace {name}: {e}"));
         let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
-        eventually(&format!("the default service account of {name}"), Duration::from_secs(20), async || {
+        eventually(&format!("the default service account of {name}"), Duration::from_secs(60), async || {
             accounts.get("default").await.map(drop).map_err(|e| e.to_string())
         })
         .await;

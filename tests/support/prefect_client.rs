@@ -186,7 +186,7 @@ impl PrefectClient {
     async fn send(&self, method: &Method, path: &str, body: Option<String>) -> Result<Answer, String> {
         // A connection belongs to the async runtime that opened it, and each test has its own: so
         // none is kept.
-        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(30));
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(60));
         let http = http.build().map_err(|e| e.to_string())?;
         let mut request = http.request(method.clone(), format!("{}{path}", self.url));
         if let Some((user, password)) = self.auth_string.as_deref().and_then(|auth| auth.split_once(':')) {
