@@ -1,23 +1,17 @@
 //! `job-template`: what it makes of a work pool's base job template, as Prefect itself judges it.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::Ran;
-use crate::support::{Prefect, PrefectOptions, Scratch, prefect, python};
+use crate::support::{Prefect, PrefectOptions, Scratch, prefect};
+use crate::{Ran, binary, ran};
 
 /// Runs `job-template` with this on its standard input.
 fn job_template(home: &Path, args: &[&str], input: &str) -> Ran {
     let file = home.join("input.json");
     std::fs::write(&file, input).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-sync"));
-    python::remove_prefect_variables(&mut command);
-    command.arg("job-template").args(args).env("HOME", home).stdin(std::fs::File::open(&file).unwrap());
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    ran(binary(home).arg("job-template").args(args).stdin(std::fs::File::open(&file).unwrap()))
 }
 
 #[tokio::test]

@@ -24,14 +24,24 @@ struct Ran {
     stderr: String,
 }
 
-/// Runs the binary in an empty folder that is its home too, with none of Prefect's variables but `env`.
-fn run(home: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
+/// The binary, to be run in an empty folder that is its home too, with none of Prefect's variables.
+fn binary(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-sync"));
     python::remove_prefect_variables(&mut command);
-    command.args(args).env("HOME", home).env("COLUMNS", "100").envs(env.iter().copied()).current_dir(home);
+    command.env("HOME", home).env("COLUMNS", "100").current_dir(home);
+    command
+}
+
+/// Runs it to its end.
+fn ran(command: &mut Command) -> Ran {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Runs the binary with these arguments, and of Prefect's variables only those of `env`.
+fn run(home: &Path, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    ran(binary(home).args(args).envs(env.iter().copied()))
 }
 
 /// Words of each line, as tables are padded to what is longest.
