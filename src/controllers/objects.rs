@@ -255,6 +255,10 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
             look = true;
             continue;
         }
+        if plan.confirm && !still_stands(resource, context).await? {
+            // The cache hears of it soon.
+            return Ok(Action::await_change());
+        }
         let restarts = previous.status.restarts.clone();
         if let Some(intent) = &plan.intent {
             previous = write_status(resource, &object, previous, intent, context).await?;
@@ -403,6 +407,18 @@ async fn get<T: TargetKind>(api: &Api<T>, name: &str) -> Result<Option<Target>, 
     match api.get_opt(name).await {
         Ok(found) => Ok(found.map(TargetKind::into_target)),
         Err(error) => Err(Error::kube(format!("reading {} {name}", T::kind(&())), &error)),
+    }
+}
+
+/// Whether the object is there and is not being deleted, as the API server says and not the cache.
+async fn still_stands<K: SyncKind>(resource: &K, context: &Context) -> Result<bool, Error> {
+    let (namespace, name) = place(resource);
+    let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
+    match api.get_metadata_opt(&name).await {
+        Ok(found) => {
+            Ok(found.is_some_and(|found| found.uid() == resource.uid() && found.metadata.deletion_timestamp.is_none()))
+        }
+        Err(error) => Err(Error::kube(format!("reading {} {namespace}/{name}", K::KIND.as_str()), &error)),
     }
 }
 

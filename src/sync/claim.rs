@@ -126,6 +126,20 @@ pub(super) fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) ->
     TargetAction::Replace { manifest, version }
 }
 
+/// Whether the target has lost what Kubernetes takes when the object is deleted: under an orphaning deletion the owner
+/// reference, and with a new one the target would go with the object; else itself.
+pub(super) fn lost_to_deletion(observed: &Observed<'_>, action: &TargetAction) -> bool {
+    match (action, observed.target) {
+        (TargetAction::Create(manifest), _) => {
+            observed.previous.target.as_ref().is_some_and(|written| written.name == manifest.name)
+        }
+        (TargetAction::Replace { manifest, .. } | TargetAction::Recreate { manifest, .. }, Some(target)) => {
+            manifest.owners.iter().any(|owner| !target.owners.contains(owner))
+        }
+        _ => false,
+    }
+}
+
 pub(super) fn version(target: &Target) -> Version {
     Version { uid: target.uid.clone(), resource_version: target.resource_version.clone() }
 }

@@ -132,6 +132,25 @@ fn two_objects_of_ours_never_share_a_target_that_one_owns() {
 }
 
 #[test]
+fn what_a_deletion_may_have_taken_comes_back_only_if_the_object_stands() {
+    let mut world = World::new(&["A"]);
+    world.found("A", "\"A-1\"");
+    assert!(!world.settle().confirm, "the first target");
+    world.found("A", "\"A-2\"");
+    assert!(!world.settle().confirm, "a value");
+    world.target.as_mut().unwrap().owners.clear();
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Replace { .. }) && plan.confirm, "the owner is gone");
+    world.target = None;
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Create(_)) && plan.confirm, "the target is gone");
+    world.object.creation_policy = CreationPolicy::Orphan;
+    assert!(!world.settle().confirm, "no owner is wanted");
+    world.object.creation_policy = CreationPolicy::Owner;
+    assert!(world.settle().confirm, "it gets an owner after all");
+}
+
+#[test]
 fn an_orphan_has_no_owner_and_outlives_a_rename() {
     let mut world = World::new(&["A"]);
     world.object.creation_policy = CreationPolicy::Orphan;

@@ -153,10 +153,13 @@ pub struct PlannedEvent {
     pub note: String,
 }
 
-/// What to do about one object. Carry out in this order: `intent`, `target`, `remove`, `rollouts` (and tell
+/// What to do about one object. Carry out in this order: `confirm`, `intent`, `target`, `remove`, `rollouts` (and tell
 /// [`Plan::rolled`] what came of them), `status`, `events`.
 #[derive(Debug)]
 pub struct Plan {
+    /// Whether to read the object once more, now that the target has been, and to leave all as it is unless it stands:
+    /// what the plan repairs is how a deletion looks that the cache has not heard of yet.
+    pub confirm: bool,
     /// The status to write before anything else: which workloads are to be restarted because of it.
     pub intent: Option<SyncStatus>,
     /// What to do with the target.

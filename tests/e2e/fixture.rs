@@ -189,6 +189,15 @@ impl World {
         Self { namespace, client, options, operator: Mutex::default(), cluster: None }
     }
 
+    /// A namespace and an operator limited to it, which asks the API server through a proxy; and that.
+    pub async fn behind_proxy(name: &str) -> (Self, Proxy) {
+        let mut world = Self::without_operator(name, &[]).await;
+        let (proxy, kubeconfig) = control_plane().await.behind_proxy(&world.options.kubeconfig).await;
+        world.options.kubeconfig = kubeconfig;
+        world.start_operator();
+        (world, proxy)
+    }
+
     /// With the workspace `default`, which leads to the shared Prefect server and is refreshed each second.
     pub async fn with_prefect(name: &str) -> Self {
         let world = Self::new(name).await;

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt as _;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy, WatchEvent, WatchParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{SOON, World, control_plane, passes, prefect};
-use crate::support::{Proxy, eventually};
+use crate::sessions::one_key;
+use crate::support::{Mode, Proxy, eventually};
 
 /// Applies a PrefectSecret with one key, `A`, from the Secret block `key`; `more` goes into its spec.
 async fn prefect_secret(world: &World, name: &str, key: &str, more: Value) {
@@ -200,8 +201,7 @@ async fn an_orphaned_target_stays_and_is_found_again_by_its_recreated_object() {
     // More than once, as the garbage collector, which takes the owner out, and the operator run side by side.
     for _ in 0..3 {
         world.eventually_reason("PrefectSecret", "etl", "Synced").await;
-        let orphan =
-            DeleteParams { propagation_policy: Some(kube::api::PropagationPolicy::Orphan), ..Default::default() };
+        let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
         world.api("PrefectSecret").delete("etl", &orphan).await.unwrap();
         eventually_gone(&world, "PrefectSecret", "etl").await;
         assert_eq!(owner_uids(&secret(&world, "etl").await), [""; 0], "an orphan has no owner");
@@ -211,6 +211,39 @@ async fn an_orphaned_target_stays_and_is_found_again_by_its_recreated_object() {
             eventually_is(&world, "etl", "to be owned again", |secret| owner_uids(secret) == [object.clone()]).await;
         assert_eq!(found.uid(), first.uid(), "the same Secret");
     }
+}
+
+#[tokio::test]
+async fn a_deletion_that_the_operator_has_not_heard_of_yet_is_not_repaired() {
+    let (world, proxy) = World::behind_proxy("unheard").await;
+    world.workspace(prefect().await.url()).await;
+    let key = world.name("a");
+    prefect().await.set_secret(&key, json!("one")).await;
+    for name in ["stays", "goes"] {
+        world.apply(&one_key(name, &key, json!({}))).await;
+        world.eventually_reason("PrefectSecret", name, "Synced").await;
+    }
+    // The watch of the objects stalls; that of their targets tells that an owner, or the target, is gone.
+    proxy.set(Mode::StallWhere("/prefectsecrets?".into()));
+    let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+    for (name, how) in [("stays", orphan), ("goes", DeleteParams::background())] {
+        world.api("PrefectSecret").delete(name, &how).await.unwrap();
+        let look = format!("/prefectsecrets/{name}");
+        eventually(&format!("the operator to look whether {name} stands"), SOON, async || {
+            let looked = |request: &String| request.starts_with("GET ") && request.contains(&look);
+            if proxy.requests().iter().any(looked) { Ok(()) } else { Err("it has not".to_owned()) }
+        })
+        .await;
+    }
+    proxy.set(Mode::Pass);
+    // What it was about it has done when it has synced one that it hears of later.
+    world.apply(&one_key("later", &key, json!({}))).await;
+    world.eventually_reason("PrefectSecret", "later", "Synced").await;
+    eventually_gone(&world, "PrefectSecret", "stays").await;
+    assert_eq!(owner_uids(&secret(&world, "stays").await), [""; 0], "with an owner it would be collected");
+    eventually_gone(&world, "Secret", "goes").await;
+    let creations = proxy.requests().iter().filter(|r| r.starts_with("POST ") && r.contains("/secrets?")).count();
+    assert_eq!(creations, 3, "one for each object: {:?}", proxy.requests());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A real Kubernetes control plane: etcd, kube-apiserver (RBAC on) and kube-controller-manager.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use kube::{Client, Config};
 use serde_json::json;
 
 use super::wait::eventually;
-use super::{Leashed, Scratch, install_crypto_provider, ports, tools};
+use super::{Leashed, Proxy, Scratch, install_crypto_provider, ports, tools};
 
 /// Everything in a control plane is thrown away, so nothing is lost by not waiting for its tidy
 /// end.
@@ -153,6 +154,24 @@ impl ControlPlane {
         let path = self.scratch.path().join(format!("{namespace}-{name}-{}.kubeconfig", &id[..8]));
         write_kubeconfig(&path, &self.url, &self.scratch.path().join("certs/apiserver.crt"), &token, namespace);
         path
+    }
+
+    /// A proxy in front of the API server, and a kubeconfig that leads through it and is like `kubeconfig` else.
+    pub async fn behind_proxy(&self, kubeconfig: &Path) -> (Proxy, PathBuf) {
+        let pem = std::fs::read(self.scratch.path().join("certs/apiserver.crt")).expect("the certificate");
+        let address: SocketAddr = self.url.trim_start_matches("https://").parse().expect("an address");
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([reqwest::Certificate::from_pem(&pem).expect("a certificate")])
+            .resolve("kubernetes", address)
+            .build()
+            .expect("a client");
+        let proxy = Proxy::start_with(client, &format!("https://kubernetes:{}", address.port())).await;
+        // KUBECONFIG may be a list, whose separator is the colon.
+        let path = self.scratch.path().join(format!("{}.kubeconfig", proxy.host().replace(':', "-")));
+        let text = std::fs::read_to_string(kubeconfig).expect("a kubeconfig");
+        std::fs::write(&path, text.replace(&self.url, &format!("http://{}", proxy.host()))).expect("a kubeconfig");
+        (proxy, path)
     }
 
     /// A client that is a service account (which must exist).

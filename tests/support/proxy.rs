@@ -1,4 +1,4 @@
-//! A small proxy in front of a real Prefect server, for what a healthy server can't be made to do.
+//! A small proxy in front of a real Prefect or API server, for what a healthy server can't be made to do.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::watch;
 
 /// How the proxy behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,9 @@ pub enum Mode {
     AnswerWhere(String, u16, String),
     /// Never answers requests whose path or body contains the text, and passes the others.
     HangWhere(String),
+    /// Passes all requests, but sends no more of the answers to those whose path contains the text, also where an
+    /// answer has begun, until it behaves in another way.
+    StallWhere(String),
     /// Sends half an answer and cuts the connection.
     Cut,
     /// Takes the request and never answers.
@@ -31,7 +35,7 @@ pub enum Mode {
 
 struct State {
     upstream: String,
-    mode: Mutex<Mode>,
+    mode: watch::Sender<Mode>,
     requests: Mutex<Vec<String>>,
     client: reqwest::Client,
 }
@@ -46,9 +50,13 @@ impl Proxy {
     /// Starts in front of `upstream`, a Prefect's base address such as `http://127.0.0.1:4200/api`.
     pub async fn start(upstream: &str) -> Self {
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let origin = upstream.trim_end_matches("/api").to_owned();
-        let state =
-            Arc::new(State { upstream: origin, mode: Mutex::new(Mode::Pass), requests: Mutex::default(), client });
+        Self::start_with(client, upstream.trim_end_matches("/api")).await
+    }
+
+    /// Starts in front of the server at `origin`, which that client reaches.
+    pub async fn start_with(client: reqwest::Client, origin: &str) -> Self {
+        let (mode, _) = watch::channel(Mode::Pass);
+        let state = Arc::new(State { upstream: origin.to_owned(), mode, requests: Mutex::default(), client });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let shared = state.clone();
@@ -71,7 +79,7 @@ impl Proxy {
 
     /// Behaves so from now on.
     pub fn set(&self, mode: Mode) {
-        *self.state.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+        self.state.mode.send_replace(mode);
     }
 
     /// All requests so far, `POST /api/variables/filter` each.
@@ -87,9 +95,9 @@ async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap,
         // It passes requests only; so answers a server without a stream of events.
         return StatusCode::NOT_FOUND.into_response();
     }
-    let mode = state.mode.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mode = state.mode.borrow().clone();
     match mode {
-        Mode::Pass => forward(&state, method, &path, headers, body).await,
+        Mode::Pass | Mode::StallWhere(_) => forward(&state, method, &path, headers, body).await,
         Mode::Masked => {
             let path = path.replace("include_secrets=true", "include_secrets=false");
             let text = String::from_utf8_lossy(&body).replace("\"include_secrets\":true", "\"include_secrets\":false");
@@ -136,7 +144,7 @@ async fn forward(state: &State, method: Method, path: &str, mut headers: HeaderM
         Ok(answer) => {
             let status = answer.status();
             let kind = answer.headers().get(header::CONTENT_TYPE).cloned();
-            let mut response = (status, answer.bytes().await.unwrap_or_default()).into_response();
+            let mut response = (status, unless_stalled(state, path, answer)).into_response();
             if let Some(kind) = kind {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
             }
@@ -144,4 +152,14 @@ async fn forward(state: &State, method: Method, path: &str, mut headers: HeaderM
         }
         Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
     }
+}
+
+/// The rest of an answer, as it comes, but for what is held back.
+fn unless_stalled(state: &State, path: &str, answer: reqwest::Response) -> Body {
+    let begun = (answer, state.mode.subscribe(), path.to_owned());
+    Body::from_stream(futures::stream::unfold(begun, async |(mut answer, mut modes, path)| {
+        let chunk = answer.chunk().await.transpose()?;
+        let _ = modes.wait_for(|mode| !matches!(mode, Mode::StallWhere(part) if path.contains(part))).await;
+        Some((chunk, (answer, modes, path)))
+    }))
 }
