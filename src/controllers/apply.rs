@@ -1,5 +1,4 @@
-//! Carries out a plan's target action. Every write names the version that was seen, or, where only keys of our own are
-//! taken out, the UID; nothing is applied blindly.
+//! Carries out a plan's target action. Every write names the version that was seen; nothing is applied blindly.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
@@ -60,39 +59,19 @@ async fn recreate<T: TargetKind>(api: &Api<T>, manifest: &Manifest, version: &Ve
 
 /// Applies the object's keys, as a field manager of the object's own, to the version that was seen and no other; keys of
 /// its that are not in the manifest go.
-async fn merge<T: TargetKind>(
+///
+/// # Errors
+/// When the API server could not be asked, or failed.
+pub async fn merge<T: TargetKind>(
     api: &Api<T>,
     manifest: &Manifest,
     version: &Version,
     manager: &str,
 ) -> Result<Applied, Error> {
     let mut target = T::from_manifest(manifest);
-    target.meta_mut().resource_version = Some(version.resource_version.clone());
-    server_side_apply(api, manifest, target, &version.uid, manager).await
-}
-
-/// Takes the object's keys out of a target. Whatever else changed there meanwhile does not matter.
-///
-/// # Errors
-/// When the API server could not be asked, or failed.
-pub async fn leave<T: TargetKind>(
-    api: &Api<T>,
-    manifest: &Manifest,
-    uid: &str,
-    manager: &str,
-) -> Result<Applied, Error> {
-    server_side_apply(api, manifest, T::from_manifest(manifest), uid, manager).await
-}
-
-async fn server_side_apply<T: TargetKind>(
-    api: &Api<T>,
-    manifest: &Manifest,
-    mut target: T,
-    uid: &str,
-    manager: &str,
-) -> Result<Applied, Error> {
     // To a target that is gone a plain apply would be a creation; with a UID it is a conflict.
-    target.meta_mut().uid = Some(uid.to_owned());
+    target.meta_mut().uid = Some(version.uid.clone());
+    target.meta_mut().resource_version = Some(version.resource_version.clone());
     let parameters = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
     match api.patch(&manifest.name, &parameters, &Patch::Apply(&target)).await {
         // Never forced: it is said whose the fields are. The message would show no value, but need not be trusted to.
@@ -151,7 +130,7 @@ fn parameters() -> PostParams {
     PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
 
-fn version_of(metadata: &ObjectMeta) -> Version {
+pub(super) fn version_of(metadata: &ObjectMeta) -> Version {
     Version {
         uid: metadata.uid.clone().unwrap_or_default(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),

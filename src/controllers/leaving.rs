@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::Notify;
 
-use super::Scope;
 use super::apply::{self, Applied};
 use super::context::{Context, backoff};
 use super::errors::{Error, describe};
 use super::kind::{Guarded, SyncKind, managers};
 use super::objects::{Shared, dependent};
+use super::{Scope, live};
 use crate::api::OWNED_BY_LABEL;
 use crate::sync::target::{MERGER, merged_label, merger};
 use crate::sync::{Dependent, Kind, Manifest, Object};
@@ -73,11 +73,7 @@ impl Merging {
 pub(super) async fn leave<K: SyncKind>(context: &Context, store: &Store<Guarded<K>>, object: &Dependent, target: &str) {
     let (kind, manager) = (K::KIND.target(), merger(object));
     for tries in 0..MOST_TRIES {
-        // It may be back, under the same name.
-        if may_be_in(store, object, target) {
-            return;
-        }
-        match try_leave::<K>(&context.client, &object.namespace, target, &manager).await {
+        match try_leave::<K>(&context.client, store, object, (target, &manager)).await {
             Ok(true) => return tracing::info!(%object, target, kind, "took the object's keys out"),
             Ok(false) => return,
             Err(error) => {
@@ -90,15 +86,30 @@ pub(super) async fn leave<K: SyncKind>(context: &Context, store: &Store<Guarded<
     context.merging.undone().insert(K::KIND);
 }
 
-async fn try_leave<K: SyncKind>(client: &Client, namespace: &str, target: &str, manager: &str) -> Result<bool, Error> {
+async fn try_leave<K: SyncKind>(
+    client: &Client,
+    store: &Store<Guarded<K>>,
+    object: &Dependent,
+    (target, manager): (&str, &str),
+) -> Result<bool, Error> {
+    let Dependent { namespace, name, .. } = object;
     let api: Api<K::Target> = Api::namespaced(client.clone(), namespace);
     let doing = || format!("leaving {} {namespace}/{target}", K::KIND.target());
     let found = api.get_metadata_opt(target).await.map_err(|error| Error::kube(doing(), &error))?;
     let Some(found) = found.filter(|found| managers(&found.metadata).contains_key(manager)) else {
         return Ok(false);
     };
+    let known = store.get(&ObjectRef::new(name).within(namespace));
+    // It may be back, under the same name.
+    if known.as_deref().is_some_and(|object| may_be_in(object, target)) {
+        return Ok(false);
+    }
+    if !live::agrees::<K>(client, (namespace, name), known.as_deref().map(Resource::meta)).await? {
+        let why = format!("{object} has changed meanwhile");
+        return Err(Error::Kube { doing: doing(), why, retry_after: None });
+    }
     let nothing = Manifest::nothing(namespace, target);
-    match apply::leave(&api, &nothing, &found.uid().unwrap_or_default(), manager).await? {
+    match apply::merge(&api, &nothing, &apply::version_of(&found.metadata), manager).await? {
         Applied::Done(_) => Ok(true),
         Applied::Outdated => Err(Error::Contended(doing())),
         Applied::Refused(why) => Err(Error::Kube { doing: doing(), why, retry_after: None }),
@@ -158,10 +169,9 @@ async fn sweep<K: SyncKind>(shared: &Shared<K>, scope: &Scope) -> Result<(), kub
     }
 }
 
-/// Whether an object's keys may be in a target: it is there, and asks for it, or had them there, or can't be parsed.
-fn may_be_in<K: SyncKind>(store: &Store<Guarded<K>>, object: &Dependent, target: &str) -> bool {
-    let Some(stored) = store.get(&ObjectRef::new(&object.name).within(&object.namespace)) else { return false };
-    let targets = targets(&*stored);
+/// Whether an object's keys may be in a target: it asks for it, or had them there, or can't be parsed.
+fn may_be_in<K: SyncKind>(object: &Guarded<K>, target: &str) -> bool {
+    let targets = targets(object);
     targets.is_empty() || targets.iter().any(|name| name == target)
 }
 

@@ -8,11 +8,12 @@
 //! - [`workspaces`] reconciles workspaces of both kinds: gathers credentials and puts the session into that state.
 //!   `directory` finds an object's workspace; `namespaces` watches who may use one of the whole cluster.
 //! - [`lease`] says which of several replicas works, and keeps the others from writing.
-//! - `watching` is what all watches have in common when they fail.
+//! - `watching` is what all watches have in common; [`live`] asks past them.
 //! - [`context`] is what reconciles share; [`errors`] puts the API server's refusals into words.
 //!
 //! **Invariants.** Nothing is decided here that a pure function could decide. A write of a target or of an object's
-//! status names the version that was seen; taking keys out of a target of others names its UID. No full Secret is kept. One object's failure delays no other.
+//! status names the version that was seen. What a late cache could make destroy something is done only after the object
+//! was read from the API server, and that after the target. No full Secret is kept. One object's failure delays no other.
 
 pub mod apply;
 mod bulk;
@@ -23,6 +24,7 @@ pub mod errors;
 pub mod kind;
 pub mod lease;
 pub mod leaving;
+pub mod live;
 mod namespaces;
 pub mod objects;
 mod rollout;

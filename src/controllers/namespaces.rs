@@ -7,13 +7,13 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
-use super::watching::{Failures, Patience};
+use super::watching::{self, Failures, Patience};
 use super::workspaces::wake_without_default;
 
 /// Starts the watch. What it returns is cancelled when they have been listed once.
@@ -27,7 +27,7 @@ pub(super) fn spawn(
     let listed = CancellationToken::new();
     let filled = listed.clone();
     tasks.spawn(async move {
-        let events = watcher(api, watcher::Config::default()).backoff(Patience::default());
+        let events = watcher(api, watching::config()).backoff(Patience::default());
         let mut events = std::pin::pin!(events.take_until(shutdown.cancelled_owned()));
         let mut list = BTreeMap::new();
         let mut failures = Failures::default();

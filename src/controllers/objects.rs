@@ -9,7 +9,7 @@ use futures::TryStreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, predicates};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::Notify;
@@ -25,7 +25,7 @@ use super::errors::Error;
 use super::kind::{Guarded, SyncKind, TargetKind, place};
 use super::wakers::KindWoken;
 use super::watching::{self, Patience};
-use super::{Scope, leaving, now, on, rollout, status};
+use super::{Scope, leaving, live, now, on, rollout, status};
 use crate::api::{OWNER_ANNOTATION, REFRESH_ANNOTATION, SyncStatus};
 use crate::sync::conditions;
 use crate::sync::plan::{self, Observed, Plan, Version};
@@ -66,7 +66,7 @@ pub(super) fn spawn<K: SyncKind>(
     let (forgetting, cache, of) = (context.clone(), store.clone(), scope.clone());
     let sweep = Arc::new(Notify::new());
     let sweeping = sweep.clone();
-    let stream = watcher(api, watcher::Config::default())
+    let stream = watcher(api, watching::config())
         .backoff(Patience::default())
         .modify(|object: &mut Guarded<K>| {
             watching::slim(object);
@@ -255,7 +255,7 @@ async fn reconcile_object<K: SyncKind>(resource: &K, shared: &Shared<K>) -> Resu
             look = true;
             continue;
         }
-        if plan.confirm && !still_stands(resource, context).await? {
+        if plan.confirm && !live::is_current::<K>(&context.client, resource.meta()).await? {
             // The cache hears of it soon.
             return Ok(Action::await_change());
         }
@@ -393,7 +393,7 @@ async fn carry_out<T: TargetKind>(
     }
     let removed = match &plan.remove {
         Some(Removal::Delete(name, version)) => delete(api, name, version).await?,
-        Some(Removal::Leave(manifest, version)) => apply::leave(api, manifest, &version.uid, &manager).await?,
+        Some(Removal::Leave(manifest, version)) => apply::merge(api, manifest, version, &manager).await?,
         None => return Ok(applied),
     };
     if let Applied::Refused(why) = removed {
@@ -407,18 +407,6 @@ async fn get<T: TargetKind>(api: &Api<T>, name: &str) -> Result<Option<Target>, 
     match api.get_opt(name).await {
         Ok(found) => Ok(found.map(TargetKind::into_target)),
         Err(error) => Err(Error::kube(format!("reading {} {name}", T::kind(&())), &error)),
-    }
-}
-
-/// Whether the object is there and is not being deleted, as the API server says and not the cache.
-async fn still_stands<K: SyncKind>(resource: &K, context: &Context) -> Result<bool, Error> {
-    let (namespace, name) = place(resource);
-    let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
-    match api.get_metadata_opt(&name).await {
-        Ok(found) => {
-            Ok(found.is_some_and(|found| found.uid() == resource.uid() && found.metadata.deletion_timestamp.is_none()))
-        }
-        Err(error) => Err(Error::kube(format!("reading {} {namespace}/{name}", K::KIND.as_str()), &error)),
     }
 }
 

@@ -87,7 +87,7 @@ fn status_of<S: Conditions>(stored: &DynamicObject) -> S {
     status.and_then(|status| serde_json::from_value(status).ok()).unwrap_or_default()
 }
 
-fn display<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> String {
+pub(super) fn display<K: Resource<DynamicType = ()>>(namespace: &str, name: &str) -> String {
     let kind = K::kind(&());
     if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
 }
@@ -149,7 +149,7 @@ where
 }
 
 /// The API of a kind in a namespace; in none of those of the whole cluster.
-fn api<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
+pub(super) fn api<K: Resource<DynamicType = ()>>(client: &Client, namespace: &str) -> Api<DynamicObject> {
     let resource = ApiResource::erase::<K>(&());
     if namespace.is_empty() {
         return Api::all_with(client.clone(), &resource);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, ResourceExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Scope;
 use super::context::Context;
 use super::kind::{SyncKind, TargetKind};
-use super::watching::{Failures, Patience};
+use super::watching::{self, Failures, Patience};
 use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
 use crate::sync::Dependent;
 use crate::sync::plan::Version;
@@ -38,7 +38,7 @@ where
 {
     let api: Api<PartialObjectMeta<T>> = scope.api(context.client.clone());
     let selector = format!("{OWNED_BY_LABEL} in ({},{})", K::KIND.as_str(), merged_label(K::KIND));
-    let config = watcher::Config::default().labels(&selector);
+    let config = watching::config().labels(&selector);
     let (context, shutdown, scope) = (context.clone(), shutdown.clone(), scope.clone());
     let first_list = CancellationToken::new();
     let listed_once = first_list.clone();

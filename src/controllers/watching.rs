@@ -21,6 +21,15 @@ const FORGIVEN: Duration = Duration::from_secs(120);
 /// How often a failure that goes on is said again.
 const REMINDER: Duration = Duration::from_secs(300);
 
+/// How long a watch goes on before it begins anew where it was. One whose connection died without a word hears nothing
+/// until then, and kube's own five minutes are long for what follows access rules and deletions.
+const WATCH_SECONDS: u32 = 60;
+
+/// How all is watched.
+pub(super) fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
 /// From a second to half a minute.
 ///
 /// Not kube's default, which begins anew whenever a watch yields anything, and a watch that may not list yields that

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::{Action, Config as ControllerConfig};
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt as _, predicates};
+use kube::{Resource, ResourceExt};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::errors::Error;
 use super::kind::{ClusterWorkspace, Guarded, Workspace, WorkspaceResource, place};
 use super::wakers::Woken;
 use super::watching::{self, Patience};
-use super::{Cache, Scope, now, on, status};
+use super::{Cache, Scope, live, now, on, status};
 use crate::api::{
     ClusterPrefectWorkspace, Connection, KeyRef, OFFER_LABEL, OFFER_WORKSPACE, PrefectWorkspace, WorkspaceStatus,
 };
@@ -40,6 +40,8 @@ const INVALID: &str = "invalid";
 const UNUSABLE_RETRY: Duration = Duration::from_secs(30);
 /// When to look again at one that can: what a watch missed, such as a label taken off meanwhile, is found then.
 const USABLE_RETRY: Duration = Duration::from_secs(600);
+/// When to look again at one that is another by now; its change wakes it before that.
+const LATE_RETRY: Duration = Duration::from_secs(5);
 
 /// Starts the controller of a scope's PrefectWorkspaces; returns its cache.
 pub(super) fn spawn(
@@ -130,7 +132,7 @@ fn spawn_kind<K: WorkspaceResource>(
     let listed = CancellationToken::new();
     let filled = listed.clone();
     let (forgetting, cache, of) = (context.workspaces.clone(), store.clone(), scope.clone());
-    let stream = watcher(K::api(client.clone(), scope), watcher::Config::default())
+    let stream = watcher(K::api(client.clone(), scope), watching::config())
         .backoff(Patience::default())
         .modify(watching::slim)
         .reflect(writer)
@@ -155,7 +157,7 @@ fn spawn_kind<K: WorkspaceResource>(
         })
         .applied_objects()
         .predicate_filter(predicates::generation, PredicateConfig::default());
-    let offered = watcher::Config::default().labels(&format!("{OFFER_LABEL}={OFFER_WORKSPACE}"));
+    let offered = watching::config().labels(&format!("{OFFER_LABEL}={OFFER_WORKSPACE}"));
     let by_secret = store.clone();
     let by_map = store.clone();
     let shared = Shared { context: context.clone(), store: store.clone(), cluster: cluster.clone() };
@@ -259,12 +261,13 @@ async fn reconcile_workspace<K: WorkspaceResource>(
 ) -> Result<Action, Error> {
     let (now, context) = (now(), &shared.context);
     let subject = workspace.subject(&key.namespace);
-    let mut reads_parent = false;
+    let (mut reads_parent, mut above) = (false, None);
     let gathered = match workspace.parent() {
         None => gather(&subject, &context.client, &context.options, now).await?,
         Some(name) => {
             shared.cluster.settled().await;
             let parent = shared.cluster.get(name);
+            above = parent.as_ref().ok().cloned();
             let parent = parent.as_ref().map_err(Clone::clone).and_then(|parent| match &parent.0 {
                 Ok(parent) => Ok(parent.subject("")),
                 Err(_) => Err((Reason::ObjectInvalid, cluster_trouble(name, Reason::ObjectInvalid))),
@@ -277,6 +280,17 @@ async fn reconcile_workspace<K: WorkspaceResource>(
     };
     let Gathered { fingerprint, api_url, interval, stale_after, setup } = gathered;
     let usable = matches!(setup, Setup::Usable { .. });
+    // A key that came with another address, of which the cache has not heard yet, must not go to the one before.
+    if usable && !context.workspaces.is_in(key, &fingerprint) {
+        let is_current = live::is_current::<K>(&context.client, workspace.meta()).await?
+            && match &above {
+                Some(above) => live::is_current::<ClusterPrefectWorkspace>(&context.client, above.meta()).await?,
+                None => true,
+            };
+        if !is_current {
+            return Ok(Action::requeue(LATE_RETRY));
+        }
+    }
     let situation = Situation { fingerprint: &fingerprint, stale_after, parent: workspace.parent(), reads_parent };
     context.workspaces.set(key, situation, setup);
 

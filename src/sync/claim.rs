@@ -126,18 +126,25 @@ pub(super) fn action(observed: &Observed<'_>, manifest: Manifest, gone: bool) ->
     TargetAction::Replace { manifest, version }
 }
 
-/// Whether the target has lost what Kubernetes takes when the object is deleted: under an orphaning deletion the owner
-/// reference, and with a new one the target would go with the object; else itself.
-pub(super) fn lost_to_deletion(observed: &Observed<'_>, action: &TargetAction) -> bool {
-    match (action, observed.target) {
-        (TargetAction::Create(manifest), _) => {
-            observed.previous.target.as_ref().is_some_and(|written| written.name == manifest.name)
+/// Whether carrying this out on a late view of the object could cost a target. So it could where the action
+///
+/// - puts back what a deletion of the object takes: the target itself, or (under `--cascade=orphan`) its owner reference,
+///   with which Kubernetes would delete it once the object is gone;
+/// - deletes something, which the object may be asking to keep by now;
+/// - is the first of this process on a target that another one wrote, which may have known more.
+pub(super) fn needs_confirmation(observed: &Observed<'_>, action: &TargetAction, removes: bool) -> bool {
+    let is_known = observed.previous.target.is_some();
+    let is_late = match (action, observed.target) {
+        (TargetAction::Keep, _) => false,
+        (TargetAction::Create(_), _) => is_known || observed.written.is_some(),
+        (TargetAction::Replace { manifest, .. }, Some(target)) => {
+            let is_owned = manifest.owners.iter().all(|owner| target.owners.contains(owner));
+            !is_owned || (is_known && observed.written.is_none())
         }
-        (TargetAction::Replace { manifest, .. } | TargetAction::Recreate { manifest, .. }, Some(target)) => {
-            manifest.owners.iter().any(|owner| !target.owners.contains(owner))
-        }
-        _ => false,
-    }
+        (TargetAction::Merge { .. }, _) => is_known && observed.written.is_none(),
+        _ => true,
+    };
+    is_late || removes
 }
 
 pub(super) fn version(target: &Target) -> Version {

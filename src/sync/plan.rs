@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::absence::elapsed;
-use super::claim::{action, changed_keys, conflict, foreign_keys, lost_to_deletion, removal};
+use super::claim::{action, changed_keys, conflict, foreign_keys, needs_confirmation, removal};
 use super::conditions::{self, Verdict, sentences};
 use super::entries;
 use super::events::{transition_event, workspace_event, written_events};
@@ -234,7 +234,7 @@ fn with_readings(scene: &Scene<'_>, now: Timestamp) -> Plan {
     // One that waits for its finalizers to go is not what pods should start with.
     let is_going = gone && !object.is_merge();
     let target_is_right = action == TargetAction::Keep && observed.target.is_some() && !is_going;
-    let confirm = lost_to_deletion(observed, &action);
+    let confirm = needs_confirmation(observed, &action, remove.is_some());
     Plan { confirm, target: action, target_is_right, remove, status, events, requeue_after, ..wait(observed) }
 }
 

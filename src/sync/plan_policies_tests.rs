@@ -132,22 +132,63 @@ fn two_objects_of_ours_never_share_a_target_that_one_owns() {
 }
 
 #[test]
-fn what_a_deletion_may_have_taken_comes_back_only_if_the_object_stands() {
+fn of_two_objects_that_a_target_accepts_the_first_one_keeps_it() {
+    let mut first = World::new(&["A"]);
+    first.found("A", "\"A-1\"");
+    first.target = Some(foreign(&["THEIRS"], "PrefectSecret/etl,PrefectSecret/second"));
+    first.settle();
+    assert!(first.ready());
+    let mut second = World::new(&["B"]);
+    second.found("B", "\"B-1\"");
+    second.object.uid = "uid-2".into();
+    second.object.id.name = "second".into();
+    second.target = first.target.clone();
+    second.settle();
+    assert_eq!(second.reason(), "TargetConflict");
+    assert_eq!(second.data(), pairs(&[("A", "A-1")]), "it is not taken from the other");
+    assert!(second.message().contains("prefect-sync.dev/accepts=PrefectSecret/second"), "{}", second.message());
+    second.target.as_mut().unwrap().annotations.insert(ACCEPTS_ANNOTATION.into(), "PrefectSecret/second".into());
+    second.settle();
+    assert_eq!(second.data(), pairs(&[("B", "B-1")]), "handed over");
+}
+
+#[test]
+fn what_could_cost_a_target_on_a_late_view_of_the_object_is_confirmed() {
     let mut world = World::new(&["A"]);
+    world.object.deletion_policy = DeletionPolicy::Delete;
     world.found("A", "\"A-1\"");
     assert!(!world.settle().confirm, "the first target");
     world.found("A", "\"A-2\"");
     assert!(!world.settle().confirm, "a value");
     world.target.as_mut().unwrap().owners.clear();
     let plan = world.settle();
-    assert!(matches!(plan.target, TargetAction::Replace { .. }) && plan.confirm, "the owner is gone");
+    assert!(matches!(plan.target, TargetAction::Replace { .. }) && plan.confirm, "its owner is gone");
     world.target = None;
     let plan = world.settle();
-    assert!(matches!(plan.target, TargetAction::Create(_)) && plan.confirm, "the target is gone");
+    assert!(matches!(plan.target, TargetAction::Create(_)) && plan.confirm, "it is gone");
     world.object.creation_policy = CreationPolicy::Orphan;
     assert!(!world.settle().confirm, "no owner is wanted");
     world.object.creation_policy = CreationPolicy::Owner;
     assert!(world.settle().confirm, "it gets an owner after all");
+    world.object.immutable = true;
+    world.settle();
+    world.target.as_mut().unwrap().owners.clear();
+    let plan = world.settle();
+    assert!(matches!(plan.target, TargetAction::Recreate { .. }) && plan.confirm, "it is deleted for a moment");
+    world.gone("A", true, false);
+    let plan = world.step();
+    assert!(matches!(plan.target, TargetAction::Delete { .. }) && plan.confirm, "it is deleted");
+
+    let mut world = World::synced(&["A"]);
+    world.written = None;
+    assert!(!world.settle().confirm, "nothing is written");
+    world.written = None;
+    world.found("A", "\"A-2\"");
+    assert!(world.settle().confirm, "another process wrote it last");
+    world.old_target = world.target.take();
+    world.object.target_name = "new".into();
+    let plan = world.step();
+    assert!(plan.remove.is_some() && plan.confirm, "the former target is deleted");
 }
 
 #[test]

@@ -157,8 +157,8 @@ pub struct PlannedEvent {
 /// [`Plan::rolled`] what came of them), `status`, `events`.
 #[derive(Debug)]
 pub struct Plan {
-    /// Whether to read the object once more, now that the target has been, and to leave all as it is unless it stands:
-    /// what the plan repairs is how a deletion looks that the cache has not heard of yet.
+    /// Whether to read the object once more, now that the target has been, and to leave all as it is where it is not
+    /// the same any more: the cache may be behind, and the plan could cost a target.
     pub confirm: bool,
     /// The status to write before anything else: which workloads are to be restarted because of it.
     pub intent: Option<SyncStatus>,

@@ -141,10 +141,11 @@ pub fn merged_label(kind: Kind) -> String {
 #[must_use]
 pub fn ownership(object: &Object, target: &Target) -> Ownership {
     let annotated = target.annotations.get(api::OWNER_ANNOTATION);
-    let accepted = target
-        .annotations
-        .get(api::ACCEPTS_ANNOTATION)
-        .is_some_and(|accepted| accepted.split(',').any(|name| name.trim() == object.owner_name()));
+    let accepts = |object: &str| {
+        let accepted = target.annotations.get(api::ACCEPTS_ANNOTATION);
+        accepted.is_some_and(|accepted| accepted.split(',').any(|name| name.trim() == object))
+    };
+    let accepted = accepts(&object.owner_name());
     if object.is_merge() {
         return match annotated {
             Some(owner) => Ownership::Whole(owner.clone()),
@@ -160,7 +161,9 @@ pub fn ownership(object: &Object, target: &Target) -> Ownership {
     if target.managers.iter().any(has_keys) {
         return Ownership::Shared;
     }
-    if accepted {
+    // Of two that it accepts the first one keeps it: else they would take it from each other without end.
+    let is_anothers = annotated.is_some_and(|owner| *owner != object.owner_name() && accepts(owner));
+    if accepted && !is_anothers {
         return Ownership::Accepted;
     }
     if let Some(owner) = foreign_controller(object, target) {

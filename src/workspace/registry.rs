@@ -323,6 +323,12 @@ impl Workspaces {
         self.pulses.register(format!("session of {key}"), session::STALLED)
     }
 
+    /// Whether a workspace is in that state already.
+    #[must_use]
+    pub fn is_in(&self, key: &WorkspaceKey, fingerprint: &str) -> bool {
+        self.lock().slots.get(key).is_some_and(|slot| slot.fingerprint == fingerprint)
+    }
+
     /// How a workspace does.
     #[must_use]
     pub fn health(&self, key: &WorkspaceKey) -> Health {
