@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use support::{ControlPlane, Leashed, Prefect, PrefectOptions, Scratch, eventually, python};
 
 const SOON: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(500);
 
 fn alive(pid: u32) -> bool {
     // A zombie is dead; it only waits for its parent to look.
@@ -25,10 +26,11 @@ async fn gone(what: &str, pid: u32) {
     eventually(what, SOON, async || if alive(pid) { Err(format!("{pid} is alive")) } else { Ok(()) }).await;
 }
 
-fn sleeper(log: &Path, script: &str) -> Leashed {
+/// A shell that gets KILL this long after TERM.
+fn sleeper(log: &Path, script: &str, grace: Duration) -> Leashed {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
-    Leashed::spawn(&command, log, Duration::from_millis(500))
+    Leashed::spawn(&command, log, grace)
 }
 
 #[tokio::test]
@@ -78,7 +80,7 @@ async fn control_plane_is_kubernetes_1_36_3_with_rbac_and_garbage_collection() {
 async fn leash_kills_the_child_when_its_parent_is_sigkilled() {
     const LOG: &str = "HARNESS_TEST_LEASH_LOG";
     if let Some(log) = std::env::var_os(LOG) {
-        let child = sleeper(Path::new(&log), "trap '' TERM; while :; do sleep 0.1; done");
+        let child = sleeper(Path::new(&log), "trap '' TERM; while :; do sleep 0.1; done", SHORT);
         println!("\nchild {}", child.pid());
         loop {
             std::thread::park();
@@ -105,21 +107,21 @@ async fn leash_kills_the_child_when_its_parent_is_sigkilled() {
 async fn leash_stops_in_order_kills_at_once_and_reports_exit_codes() {
     let scratch = Scratch::new("leash");
     let log = scratch.path().join("child.log");
-    let tidy = sleeper(&log, "trap 'echo tidied; exit 7' TERM; echo up; while :; do sleep 0.1; done");
+    let tidy = sleeper(&log, "trap 'echo tidied; exit 7' TERM; echo up; while :; do sleep 0.1; done", SOON);
     eventually("the child to come up", SOON, async || if tidy.log().contains("up") { Ok(()) } else { Err(tidy.log()) })
         .await;
     assert_eq!(tidy.stop().await, 7);
     assert!(std::fs::read_to_string(&log).unwrap().contains("tidied"));
 
-    let mut deaf = sleeper(&log, "trap '' TERM; while :; do sleep 0.1; done");
+    let mut deaf = sleeper(&log, "trap '' TERM; while :; do sleep 0.1; done", SHORT);
     assert_eq!(deaf.exit_code(), None);
     let pid = deaf.pid();
     deaf.kill_now();
     assert!(!alive(pid));
-    let pid = sleeper(&log, "exec sleep 60").pid(); // dropped here
+    let pid = sleeper(&log, "exec sleep 60", SHORT).pid(); // dropped here
     assert!(!alive(pid));
 
-    let mut short = sleeper(&log, "exit 3");
+    let mut short = sleeper(&log, "exit 3", SHORT);
     let code = eventually("the exit code", SOON, async || short.exit_code().ok_or_else(|| "still runs".to_owned()));
     assert_eq!(code.await, 3);
 }

@@ -1,7 +1,6 @@
 //! The design's table: what an absence does under Retain and Delete, and that no failure does anything.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -483,11 +482,5 @@ async fn promise_2_an_emptied_database_removes_nothing_not_even_after_a_restart(
     world.eventually_secret("etl", &[("ONE", "2"), ("THREE", "2"), ("TWO", "2")]).await;
     world.eventually_reason("PrefectSecret", "etl", "Synced").await;
     world.eventually_reason("PrefectKV", "etl", "Synced").await;
-    eventually("the workspace to be well", Duration::from_secs(10), async || {
-        match world.ready("PrefectWorkspace", "default").await {
-            Some(ready) if ready.reason == "Connected" => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    world.connected().await;
 }

@@ -7,8 +7,8 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
 use serde_json::json;
 
-use crate::fixture::{World, object, psec};
-use crate::support::{Prefect, PrefectOptions, eventually};
+use crate::fixture::{SOON, World, object, prefect, psec};
+use crate::support::{Mode, Prefect, PrefectOptions, Proxy, eventually};
 
 const AUTH: &str = "admin:right-canary";
 const WRONG: &str = "admin:wrong-canary";
@@ -99,4 +99,39 @@ async fn basic_authentication_and_csrf_work_and_refused_credentials_heal_at_once
             assert!(!text.contains(&secret), "{secret} in {text}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_that_comes_with_another_address_never_goes_to_the_one_before() {
+    let (world, api) = World::behind_proxy("moved").await;
+    let url = prefect().await.url();
+    let (before, after) = (Proxy::start(url).await, Proxy::start(url).await);
+    let reads = async |proxy: &Proxy| {
+        let auth = json!({"secretKeyRef": {"name": "auth"}});
+        world.workspace_spec("default", &json!({"api": {"url": proxy.url(), "authString": auth}}).to_string()).await;
+    };
+    let looks = || api.requests().iter().filter(|r| r.starts_with("GET ") && r.contains("/prefectworkspaces/")).count();
+    offered(&world, "auth", "auth-string", "admin:old").await;
+    reads(&before).await;
+    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+
+    // The watch of the workspaces stalls; that of what they name tells of the new key.
+    let looked = looks();
+    api.set(Mode::StallWhere("/prefectworkspaces?".into()));
+    reads(&after).await;
+    offered(&world, "auth", "auth-string", "admin:new").await;
+    eventually("the operator to look whether the workspace is the same", SOON, async || {
+        if looks() > looked { Ok(()) } else { Err(world.log()) }
+    })
+    .await;
+    api.set(Mode::Pass);
+
+    let basic = |pair: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+    eventually("the new key to be used at the new address", SOON, async || {
+        let sent = after.credentials();
+        if sent.contains(&basic("admin:new")) { Ok(()) } else { Err(format!("{} requests", sent.len())) }
+    })
+    .await;
+    let sent = before.credentials();
+    assert!(!sent.is_empty() && sent.iter().all(|sent| *sent == basic("admin:old")), "{sent:?}");
 }

@@ -367,7 +367,14 @@ async fn author(world: &World) -> Client {
         let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
         api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
     }
-    whole_cluster().await.control_plane.client_for_service_account(&world.namespace, "default").await
+    let client = whole_cluster().await.control_plane.client_for_service_account(&world.namespace, "default").await;
+    // Who decides hears of it by a watch.
+    let objects: Api<prefect_sync::api::PrefectSecret> = Api::namespaced(client.clone(), &world.namespace);
+    eventually("the author's rights", SOON, async || {
+        objects.list(&ListParams::default()).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    client
 }
 
 /// As one who does not want to hear of unknown fields.

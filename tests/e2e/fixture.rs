@@ -202,7 +202,22 @@ impl World {
     pub async fn with_prefect(name: &str) -> Self {
         let world = Self::new(name).await;
         world.workspace(prefect().await.url()).await;
+        world.connected().await;
         world
+    }
+
+    /// Waits until a workspace says that it hears of changes in this way; `status.events`.
+    pub async fn eventually_mode(&self, workspace: &str, mode: &str) -> Value {
+        eventually(&format!("{workspace} to be {mode}"), SOON + SOON, async || {
+            let events = self.get("PrefectWorkspace", workspace).await["status"]["events"].clone();
+            if events["mode"] == mode { Ok(events) } else { Err(format!("{events}; {}", self.log())) }
+        })
+        .await
+    }
+
+    /// Waits until the workspace `default` is connected: objects that come before it may say that they wait for it.
+    pub async fn connected(&self) {
+        self.eventually_reason("PrefectWorkspace", "default", "Connected").await;
     }
 
     /// The workspace `default`, leading to `url`, without credentials.
@@ -438,6 +453,18 @@ impl World {
     ) -> impl Future<Output = String> + 'a {
         let ready = self.eventually_reason(kind, name, reason);
         async move { timeless(&ready.await.message) }
+    }
+
+    /// The same once the message has this near name: it is looked for after the answer, and may come later.
+    pub async fn eventually_hint(&self, kind: &str, name: &str, near: &str) -> String {
+        let hint = format!("did you mean {near:?}?");
+        let message =
+            eventually(&format!("{kind} {name} to ask {hint}"), SOON, async || match self.ready(kind, name).await {
+                Some(ready) if ready.reason == "KeyNotFound" && ready.message.contains(&hint) => Ok(ready.message),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        timeless(&message)
     }
 
     /// The resource version, which changes with every write.

@@ -115,7 +115,7 @@ async fn a_workspace_with_local_alone_needs_no_prefect() {
     // Long before the 30 s of the default interval.
     config(&world, "[context.secrets]\nPASSWORD = \"hunter3\"\nRATE = 1.50\ndb = {user = \"u\"}\n").await;
     expected[1] = ("PASSWORD", "hunter3");
-    eventually("the changed config.toml", Duration::from_secs(10), async || {
+    eventually("the changed config.toml", Duration::from_secs(25), async || {
         match world.secret_data("etl").await.unwrap().get("PASSWORD").map(String::as_str) {
             Some("hunter3") => Ok(()),
             other => Err(format!("{other:?}")),

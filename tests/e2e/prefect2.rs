@@ -12,6 +12,7 @@ async fn prefect_2_is_read_like_prefect_3_and_what_it_has_not_is_said() {
     world.workspace(prefect.url()).await;
     let ready = world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
     assert_eq!(ready.status, "True");
+    world.eventually_mode("default", "Polling").await;
     let status = world.get("PrefectWorkspace", "default").await["status"].clone();
     assert_eq!(status["serverVersion"], "2.20.26");
     assert_eq!(status["events"]["mode"], "Polling", "{status}");
@@ -52,7 +53,7 @@ async fn prefect_2_is_read_like_prefect_3_and_what_it_has_not_is_said() {
     assert_eq!(json!(map.data), json!({"my_flow_last_executed": "2026-02-02"}));
     let entry = json!({"configMapKey": "LAST", "remoteRef": {"key": "my-flow-last-executed"}});
     world.apply(&object("PrefectKV", "dashes", json!({"data": [entry]}))).await;
-    let message = world.eventually_message("PrefectKV", "dashes", "KeyNotFound").await;
+    let message = world.eventually_hint("PrefectKV", "dashes", "my_flow_last_executed").await;
     assert_eq!(
         message,
         "no variable \"my-flow-last-executed\" in workspace default; Prefect 2 has no dashes in the names of variables, did you mean \"my_flow_last_executed\"? The target is not written until this is solved"

@@ -152,17 +152,18 @@ async fn promise_3_nothing_of_others_is_touched_and_nothing_is_read_from_another
     assert_eq!(proxy.requests(), [""; 0]);
     for _ in 0..2 {
         control_plane().await.kubectl_ok(&command.split(' ').collect::<Vec<_>>());
+        // Before the next look after 30 s.
         let at_once = async || match world.ready("PrefectWorkspace", "guarded").await {
             Some(ready) if ready.reason == "Connected" => Ok(()),
             other => Err(format!("{other:?}")),
         };
-        eventually("the offer to be taken at once", Duration::from_secs(10), at_once).await;
+        eventually("the offer to be taken", Duration::from_secs(25), at_once).await;
         merge(&world, "Secret", "creds", json!({"metadata": {"labels": {"prefect-sync.dev/offer": null}}})).await;
         let withdrawn = async || match world.ready("PrefectWorkspace", "guarded").await {
             Some(ready) if ready.reason == "NotOffered" => Ok(()),
             other => Err(format!("{other:?}")),
         };
-        eventually("the offer to be withdrawn at once", Duration::from_secs(10), withdrawn).await;
+        eventually("the offer to be withdrawn", SOON, withdrawn).await;
         let requests = proxy.requests().len();
         prefect_secret(&world, "marker", &key, json!({})).await;
         passes(&marker, 2).await;
@@ -288,6 +289,11 @@ async fn promise_4_values_stay_out_of_logs_events_status_and_error_texts() {
     // Drift and recovery have words of their own.
     merge(&world, "Secret", "good", json!({"stringData": {"A": "edited"}})).await;
     world.eventually_secret("good", &[("A", &canary)]).await;
+    eventually("the Event of that", SOON, async || match world.events("PrefectSecret", "good").await {
+        events if events.iter().any(|(_, reason, _)| reason == "DriftRepaired") => Ok(()),
+        events => Err(format!("{events:?}")),
+    })
+    .await;
     masked.set(Mode::Pass);
     world.eventually_secret("masked", &[("A", &canary)]).await;
     echoed.set(Mode::Answer(403, Vec::new(), echo.to_string()));
@@ -368,10 +374,10 @@ async fn promise_5_quiet_when_nothing_changes_and_after_a_restart() {
         }
         versions
     };
-    let (writes, seen, requests) = (world.writes().await, versions().await, proxy.requests().len());
+    let (writes, seen, requests) = (world.writes().await, versions().await, proxy.answered().len());
     // Long enough for the retry of a conflict.
     passes(&proxy, 11).await;
-    let asked = proxy.requests().split_off(requests);
+    let asked = proxy.answered().split_off(requests);
     assert_eq!(world.writes().await, writes);
     assert_eq!(versions().await, seen);
     // One request for the Secret blocks and one for the variables, however many objects there are.
@@ -390,6 +396,11 @@ async fn promise_5_quiet_when_nothing_changes_and_after_a_restart() {
     for name in &names {
         world.eventually_secret(name, &[("A", "one"), ("B", "one"), ("C", "two")]).await;
     }
+    eventually("all statuses", SOON, async || match world.writes().await.len() - writes.len() {
+        few if few < 2 * names.len() => Err(format!("{few} writes")),
+        _ => Ok(()),
+    })
+    .await;
     passes(&proxy, 1).await;
     let after = world.writes().await.split_off(writes.len());
     assert_eq!(after.len(), 2 * names.len(), "each target and its status, once: {after:#?}");
@@ -437,7 +448,7 @@ async fn promise_6_drift_is_repaired_at_once() {
         // While the operator runs, and while it does not.
         for (what, patch) in &edits {
             edit(kind, name, patch).await;
-            eventually(&format!("{kind}: {what}, and repaired"), Duration::from_secs(10), async || {
+            eventually(&format!("{kind}: {what}, and repaired"), SOON, async || {
                 let now = shape(kind, name).await;
                 if now == right { Ok(()) } else { Err(format!("{now:?}\n{}", world.log())) }
             })

@@ -211,8 +211,12 @@ async fn limited_to_namespaces_it_has_no_right_in_the_cluster_and_needs_none() {
     let account = "limited-prefect-sync";
     let asked = Asked { client: &client, user: subject(&home, account) };
     for namespace in [&one, &two] {
-        let missing = asked.those(&USES, namespace, false).await;
-        assert!(missing.is_empty(), "it may not {missing:#?}");
+        // Who decides hears of it by a watch.
+        eventually("all that it needs", SOON, async || match asked.those(&USES, namespace, false).await {
+            missing if missing.is_empty() => Ok(()),
+            missing => Err(format!("it may not {missing:#?}")),
+        })
+        .await;
     }
     for namespace in ["", &elsewhere, &home, "kube-system"] {
         let too_much = asked.those(&USES, namespace, true).await;

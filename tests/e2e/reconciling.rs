@@ -223,6 +223,12 @@ async fn a_deletion_that_the_operator_has_not_heard_of_yet_is_not_repaired() {
         world.apply(&one_key(name, &key, json!({}))).await;
         world.eventually_reason("PrefectSecret", name, "Synced").await;
     }
+    // One that is held up: it is going, and not gone.
+    let finalizers = async |finalizers: Value| {
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        world.api("PrefectSecret").patch("stays", &PatchParams::default(), &patch).await.unwrap();
+    };
+    finalizers(json!(["example.com/held"])).await;
     // The watch of the objects stalls; that of their targets tells that an owner, or the target, is gone.
     proxy.set(Mode::StallWhere("/prefectsecrets?".into()));
     let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
@@ -235,6 +241,7 @@ async fn a_deletion_that_the_operator_has_not_heard_of_yet_is_not_repaired() {
         })
         .await;
     }
+    finalizers(json!(null)).await;
     proxy.set(Mode::Pass);
     // What it was about it has done when it has synced one that it hears of later.
     world.apply(&one_key("later", &key, json!({}))).await;

@@ -156,6 +156,10 @@ spec:
         ))
         .await;
     let kubectl = |args: &[&str]| quiet(control_plane, &[args, &["-n", &world.namespace]].concat());
+    world.eventually_reason("PrefectSecret", "etl", "Synced").await;
+    world.eventually_reason("PrefectKV", "settings", "Synced").await;
+    world.eventually_reason("PrefectSecret", "lost", "WorkspaceNotFound").await;
+    world.eventually_mode("default", "Streaming").await;
     for object in ["psec/etl", "pkv/settings", "pws/default"] {
         let waited = kubectl(&["wait", "--for=condition=Ready", object, "--timeout=30s"]);
         assert!(waited.ends_with("condition met\n"), "{waited}");
@@ -240,7 +244,7 @@ spec:
         let file = file.display().to_string();
         quiet(control_plane, &["apply", flag, "-f", &file]);
         world.eventually_reason("PrefectSecret", name, "Synced").await;
-        world.eventually_reason("PrefectWorkspace", name, "Connected").await;
+        world.eventually_mode(name, "Streaming").await;
         assert_eq!(quiet(control_plane, &["diff", flag, "-f", &file]), "");
         // Tools that compare with the file itself, not with what the server would make of it, see none either.
         let applied: Vec<Value> = serde_saphyr::from_multiple(&manifests).unwrap();

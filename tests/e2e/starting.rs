@@ -141,7 +141,8 @@ async fn an_api_server_that_can_not_be_reached_yet_is_waited_for() {
     let port = ports::free();
     let path = scratch.path().join("kubeconfig");
     std::fs::write(&path, kubeconfig.replace(address, &format!("https://127.0.0.1:{port}"))).unwrap();
-    let operator = Operator::start(Path::new(BINARY), &operator_options(path, &[]));
+    let namespace = control_plane().await.namespace("late").await;
+    let operator = Operator::start(Path::new(BINARY), &operator_options(path, &["--namespaces", &namespace]));
     let says = async |text: &str| {
         let log = operator.log();
         if log.contains(text) { Ok(()) } else { Err(log) }

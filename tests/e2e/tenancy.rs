@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{CLUSTER_DEFAULT, SOON, World, object, prefect, psec};
@@ -116,8 +117,7 @@ async fn each_namespace_reads_what_the_rules_give_it_and_what_is_refused_looks_t
     // A near name is told only to who may read it.
     let (misspelt, beside) = (ours.name("dbb"), theirs.name("hiddenn"));
     ours.apply(&through(workspace, "near", &[("K", &misspelt)])).await;
-    let message = ours.eventually_message("PrefectSecret", "near", "KeyNotFound").await;
-    assert!(message.contains(&format!("did you mean {own:?}?")), "{message}");
+    ours.eventually_hint("PrefectSecret", "near", &own).await;
     ours.apply(&through(workspace, "far", &[("K", &beside)])).await;
     let message = ours.eventually_message("PrefectSecret", "far", "NotAllowed").await;
     assert!(!message.contains(&format!("{hidden:?}")), "{message}");
@@ -162,7 +162,7 @@ async fn a_namespaces_labels_and_the_rules_take_effect_at_once_and_take_nothing_
     world.eventually_secret("found", &[(&first, "1")]).await;
 
     // Other rules are no other state of the session: what is known stays known.
-    let asked = |proxy: &Proxy| proxy.requests().iter().filter(|request| request.ends_with("/filter")).count();
+    let asked = |proxy: &Proxy| proxy.answered().iter().filter(|request| request.ends_with("/filter")).count();
     world.apply(&through(workspace, "more", &[("K", &second)])).await;
     world.eventually_reason("PrefectSecret", "more", "NotAllowed").await;
     let before = asked(&proxy);
@@ -170,7 +170,7 @@ async fn a_namespaces_labels_and_the_rules_take_effect_at_once_and_take_nothing_
     set_access(&world, json!([{"namespaceSelector": selector, "keys": ["{namespace}-*"]}])).await;
     world.eventually_secret("more", &[("K", "2")]).await;
     world.eventually_secret("found", &[(&first, "1"), (&second, "2")]).await;
-    assert_eq!(asked(&proxy), before + 1, "the new key only");
+    assert_eq!(asked(&proxy), before + 1, "the new key only: {:?}", proxy.requests());
     set_access(&world, json!([{"namespaceSelector": selector, "keys": ["*"], "blockTypes": ["aws-credentials"]}]))
         .await;
     for name in ["etl", "more"] {
@@ -234,11 +234,12 @@ async fn without_a_reference_the_namespaces_default_is_read_or_else_the_clusters
     assert_eq!(workspace_of().await, "ClusterPrefectWorkspace");
 
     // One of its own goes first. What it lacks stays for at least two of its reads.
+    let version = world.version("ConfigMap", "optional").await;
+    let only_it = WatchParams::default().fields("metadata.name=optional");
+    let states = world.config_maps().watch(&only_it, &version).await.unwrap();
     let own = json!({"api": {"url": second.url()}, "refreshInterval": "4s"});
     world.workspace_spec("default", &own.to_string()).await;
-    for name in ["optional", "etl"] {
-        eventually_held(name, json!({"SHARED": "of the namespace", "ONLY": "1"})).await;
-    }
+    eventually_held("etl", json!({"SHARED": "of the namespace", "ONLY": "1"})).await;
     world.eventually_reason("PrefectKV", "etl", "KeyNotFound").await;
     assert_eq!(workspace_of().await, "PrefectWorkspace");
     let note = "PrefectWorkspace \"default\" is read now, and no longer ClusterPrefectWorkspace \"default\"; what it lacks is removed only once it confirms that";
@@ -251,7 +252,14 @@ async fn without_a_reference_the_namespaces_default_is_read_or_else_the_clusters
         }
     })
     .await;
-    eventually_held("optional", json!({"SHARED": "of the namespace"})).await;
+    let states = states.try_filter_map(async |event| match event {
+        WatchEvent::Modified(map) => Ok(map.data.map(|data| json!(data))),
+        other => panic!("{other:?}"),
+    });
+    let states = states.take(2).try_collect::<Vec<Value>>();
+    let states = tokio::time::timeout(SOON, states).await.expect("two changes").unwrap();
+    let expected = [json!({"SHARED": "of the namespace", "ONLY": "1"}), json!({"SHARED": "of the namespace"})];
+    assert_eq!(states, expected);
 
     // And back again.
     world.api("PrefectWorkspace").delete("default", &DeleteParams::default()).await.unwrap();

@@ -48,6 +48,7 @@ async fn conditions_are_as_gitops_tools_read_them_and_events_tell_transitions_on
     let world = World::new("status").await;
     let proxy = Proxy::start(prefect().await.url()).await;
     world.workspace(&proxy.url()).await;
+    world.connected().await;
     let key = world.name("a");
     prefect().await.set_secret(&key, json!("one")).await;
     create(&world, json!({"metadata": {"name": "foreign"}})).await;
@@ -78,7 +79,9 @@ async fn conditions_are_as_gitops_tools_read_them_and_events_tell_transitions_on
         generation += 1;
         let object = eventually(&format!("generation {generation} to be {reason}"), SOON, async || {
             let object = world.get("PrefectSecret", "etl").await;
-            if object["status"]["observedGeneration"] == generation {
+            // A new one that waits long says so first.
+            let waits = object["status"]["conditions"][0]["reason"] == "Progressing";
+            if object["status"]["observedGeneration"] == generation && !waits {
                 Ok(object)
             } else {
                 Err(object["status"].to_string())

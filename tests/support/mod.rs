@@ -31,7 +31,7 @@ pub use prefect1_server::Prefect1Server;
 pub use process::Leashed;
 pub use proxy::{Mode, Proxy};
 pub use scratch::Scratch;
-pub use wait::eventually;
+pub use wait::{eventually, try_eventually};
 
 /// Installs the process-wide TLS provider. `reqwest` panics when a client is built before there is
 /// one.

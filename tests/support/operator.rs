@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::{Leashed, Scratch, python};
 
+/// What a pod has to end in.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// How the operator is started.
 #[derive(Clone, Debug, Default)]
 pub struct OperatorOptions {
@@ -40,7 +43,7 @@ impl Operator {
             .env("RUST_BACKTRACE", "1")
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .current_dir(scratch.path());
-        let process = Leashed::spawn(&command, &scratch.path().join("operator.log"), Duration::from_secs(10));
+        let process = Leashed::spawn(&command, &scratch.path().join("operator.log"), GRACE);
         Self { process, scratch }
     }
 

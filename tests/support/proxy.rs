@@ -1,6 +1,6 @@
 //! A small proxy in front of a real Prefect or API server, for what a healthy server can't be made to do.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -36,7 +36,8 @@ pub enum Mode {
 struct State {
     upstream: String,
     mode: watch::Sender<Mode>,
-    requests: Mutex<Vec<String>>,
+    requests: Mutex<Vec<(String, Option<StatusCode>)>>,
+    credentials: Mutex<Vec<String>>,
     client: reqwest::Client,
 }
 
@@ -56,7 +57,13 @@ impl Proxy {
     /// Starts in front of the server at `origin`, which that client reaches.
     pub async fn start_with(client: reqwest::Client, origin: &str) -> Self {
         let (mode, _) = watch::channel(Mode::Pass);
-        let state = Arc::new(State { upstream: origin.to_owned(), mode, requests: Mutex::default(), client });
+        let state = Arc::new(State {
+            upstream: origin.to_owned(),
+            mode,
+            requests: Mutex::default(),
+            credentials: Mutex::default(),
+            client,
+        });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let shared = state.clone();
@@ -84,24 +91,55 @@ impl Proxy {
 
     /// All requests so far, `POST /api/variables/filter` each.
     pub fn requests(&self) -> Vec<String> {
-        self.state.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.requests().iter().map(|(request, _)| request.clone()).collect()
+    }
+
+    /// Those of them that were answered well: a server that is busy may fail one, which is asked again.
+    pub fn answered(&self) -> Vec<String> {
+        let is_well = |status: &Option<StatusCode>| status.is_some_and(|status| status.is_success());
+        let requests = self.state.requests();
+        requests.iter().filter(|(_, status)| is_well(status)).map(|(request, _)| request.clone()).collect()
+    }
+
+    /// The `Authorization` of every request so far that had one.
+    pub fn credentials(&self) -> Vec<String> {
+        self.state.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl State {
+    fn requests(&self) -> MutexGuard<'_, Vec<(String, Option<StatusCode>)>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    state.requests.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
+    let number = {
+        let mut requests = state.requests();
+        requests.push((format!("{method} {path}"), None));
+        requests.len() - 1
+    };
+    let response = answer(&state, method, path, headers, body).await;
+    state.requests()[number].1 = Some(response.status());
+    response
+}
+
+async fn answer(state: &State, method: Method, path: String, headers: HeaderMap, body: Bytes) -> Response {
+    if let Some(Ok(sent)) = headers.get(header::AUTHORIZATION).map(|value| value.to_str()) {
+        state.credentials.lock().unwrap_or_else(PoisonError::into_inner).push(sent.to_owned());
+    }
     if headers.contains_key(header::UPGRADE) {
         // It passes requests only; so answers a server without a stream of events.
         return StatusCode::NOT_FOUND.into_response();
     }
     let mode = state.mode.borrow().clone();
     match mode {
-        Mode::Pass | Mode::StallWhere(_) => forward(&state, method, &path, headers, body).await,
+        Mode::Pass | Mode::StallWhere(_) => forward(state, method, &path, headers, body).await,
         Mode::Masked => {
             let path = path.replace("include_secrets=true", "include_secrets=false");
             let text = String::from_utf8_lossy(&body).replace("\"include_secrets\":true", "\"include_secrets\":false");
-            forward(&state, method, &path, headers, text.into()).await
+            forward(state, method, &path, headers, text.into()).await
         }
         Mode::Answer(status, extra, text) => {
             let mut response = (StatusCode::from_u16(status).expect("a status"), text).into_response();
@@ -114,13 +152,13 @@ async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap,
             if path.contains(&part) || String::from_utf8_lossy(&body).contains(&part) {
                 return (StatusCode::from_u16(status).expect("a status"), text).into_response();
             }
-            forward(&state, method, &path, headers, body).await
+            forward(state, method, &path, headers, body).await
         }
         Mode::HangWhere(part) => {
             if path.contains(&part) || String::from_utf8_lossy(&body).contains(&part) {
                 return std::future::pending().await;
             }
-            forward(&state, method, &path, headers, body).await
+            forward(state, method, &path, headers, body).await
         }
         Mode::Cut => {
             let chunks = [Ok(Bytes::from_static(b"[{\"name\": \"ha")), Err(std::io::Error::other("cut"))];
@@ -130,7 +168,7 @@ async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap,
         Mode::Hang => std::future::pending().await,
         Mode::Slow(delay) => {
             tokio::time::sleep(delay).await;
-            forward(&state, method, &path, headers, body).await
+            forward(state, method, &path, headers, body).await
         }
     }
 }
