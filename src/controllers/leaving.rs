@@ -19,13 +19,13 @@ use super::kind::{Guarded, SyncKind, managers};
 use super::objects::{Shared, dependent};
 use super::{Scope, live};
 use crate::api::OWNED_BY_LABEL;
-use crate::sync::target::{MERGER, merged_label, merger};
+use crate::sync::target::{MERGER, is_shortened, merged_label, merger};
 use crate::sync::{Dependent, Kind, Manifest, Object};
 
 /// Targets in a page.
 const PAGE: u32 = 500;
-/// How often leaving is tried in a row.
-const MOST_TRIES: u32 = 6;
+/// How often leaving is tried in a row: for two minutes, so that a watch that hears nothing begins anew meanwhile.
+const MOST_TRIES: u32 = 8;
 
 /// How long a target that could not be left is left alone.
 const LATER: Duration = Duration::from_secs(600);
@@ -93,18 +93,23 @@ async fn try_leave<K: SyncKind>(
     (target, manager): (&str, &str),
 ) -> Result<bool, Error> {
     let Dependent { namespace, name, .. } = object;
+    let cached = || store.get(&ObjectRef::new(name).within(namespace));
+    let is_in = |cached: &Option<Arc<Guarded<K>>>| cached.as_deref().is_some_and(|object| may_be_in(object, target));
+    if is_in(&cached()) {
+        return Ok(false);
+    }
     let api: Api<K::Target> = Api::namespaced(client.clone(), namespace);
     let doing = || format!("leaving {} {namespace}/{target}", K::KIND.target());
     let found = api.get_metadata_opt(target).await.map_err(|error| Error::kube(doing(), &error))?;
     let Some(found) = found.filter(|found| managers(&found.metadata).contains_key(manager)) else {
         return Ok(false);
     };
-    let known = store.get(&ObjectRef::new(name).within(namespace));
+    let cached = cached();
     // It may be back, under the same name.
-    if known.as_deref().is_some_and(|object| may_be_in(object, target)) {
+    if is_in(&cached) {
         return Ok(false);
     }
-    if !live::agrees::<K>(client, (namespace, name), known.as_deref().map(Resource::meta)).await? {
+    if !live::agrees::<K>(client, (namespace, name), cached.as_deref().map(Resource::meta)).await? {
         let why = format!("{object} has changed meanwhile");
         return Err(Error::Kube { doing: doing(), why, retry_after: None });
     }
@@ -139,6 +144,18 @@ pub(super) fn spawn<K: SyncKind>(shared: Arc<Shared<K>>, scope: Scope, listed: A
     });
 }
 
+/// The object of a shortened field manager, which does not tell its name, as the API server knows it.
+async fn named<K: SyncKind>(
+    context: &Context,
+    namespace: &str,
+    manager: &str,
+) -> Result<Option<Dependent>, kube::Error> {
+    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+    let all = api.list_metadata(&ListParams::default()).await?.items.into_iter();
+    let mut all = all.map(|o| Dependent { kind: K::KIND, namespace: namespace.to_owned(), name: o.name_any() });
+    Ok(all.find(|object| merger(object) == manager))
+}
+
 /// Takes out the keys of objects that are gone, and of those that have moved on.
 async fn sweep<K: SyncKind>(shared: &Shared<K>, scope: &Scope) -> Result<(), kube::Error> {
     let context = &shared.context;
@@ -159,7 +176,14 @@ async fn sweep<K: SyncKind>(shared: &Shared<K>, scope: &Scope) -> Result<(), kub
                     namespace: namespace.clone(),
                     name: manager[prefix.len()..].to_owned(),
                 };
-                leave(context, &shared.store, &known.get(&manager).cloned().unwrap_or_else(gone), &name).await;
+                let object = match known.get(&manager) {
+                    Some(object) => object.clone(),
+                    None if is_shortened(&manager) => {
+                        named::<K>(context, &namespace, &manager).await?.unwrap_or_else(gone)
+                    }
+                    None => gone(),
+                };
+                leave(context, &shared.store, &object, &name).await;
             }
         }
         parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());

@@ -8,7 +8,9 @@ use super::errors::Error;
 use super::status::{api, display};
 
 /// Whether the object is still the one in the cache, with the same spec. A deletion that has begun is a change, as it counts
-/// up the generation, too. What must not be older than the answer is to be read before.
+/// up the generation, too.
+///
+/// Read first what the answer is to vouch for, such as the target: it says that the object was the same after that.
 ///
 /// # Errors
 /// When the API server could not be asked, or failed.

@@ -22,7 +22,7 @@ const FORGIVEN: Duration = Duration::from_secs(120);
 const REMINDER: Duration = Duration::from_secs(300);
 
 /// How long a watch goes on before it begins anew where it was. One whose connection died without a word hears nothing
-/// until then, and kube's own five minutes are long for what follows access rules and deletions.
+/// until a moment after that, and kube's own five minutes are long for access rules and deletions.
 const WATCH_SECONDS: u32 = 60;
 
 /// How all is watched.

@@ -157,8 +157,8 @@ pub struct PlannedEvent {
 /// [`Plan::rolled`] what came of them), `status`, `events`.
 #[derive(Debug)]
 pub struct Plan {
-    /// Whether to read the object once more, now that the target has been, and to leave all as it is where it is not
-    /// the same any more: the cache may be behind, and the plan could cost a target.
+    /// Whether to read the object from the API server before anything is done, and to do nothing if it has changed: the
+    /// cache may be behind, and the plan could cost a target.
     pub confirm: bool,
     /// The status to write before anything else: which workloads are to be restarted because of it.
     pub intent: Option<SyncStatus>,

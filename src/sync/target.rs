@@ -129,6 +129,13 @@ pub fn merger(object: &Dependent) -> String {
     format!("{}~{:016x}", &name[..MAX_MANAGER - 17], fnv([&object.name]))
 }
 
+/// Whether a field manager does not tell its object's name whole.
+#[must_use]
+pub fn is_shortened(merger: &str) -> bool {
+    // No name of an object has it.
+    merger.contains('~')
+}
+
 /// The value of the label on a target in which objects of `kind` have keys.
 #[must_use]
 pub fn merged_label(kind: Kind) -> String {
@@ -141,9 +148,9 @@ pub fn merged_label(kind: Kind) -> String {
 #[must_use]
 pub fn ownership(object: &Object, target: &Target) -> Ownership {
     let annotated = target.annotations.get(api::OWNER_ANNOTATION);
-    let accepts = |object: &str| {
+    let accepts = |owner: &str| {
         let accepted = target.annotations.get(api::ACCEPTS_ANNOTATION);
-        accepted.is_some_and(|accepted| accepted.split(',').any(|name| name.trim() == object))
+        accepted.is_some_and(|accepted| accepted.split(',').any(|name| name.trim() == owner))
     };
     let accepted = accepts(&object.owner_name());
     if object.is_merge() {
@@ -161,10 +168,12 @@ pub fn ownership(object: &Object, target: &Target) -> Ownership {
     if target.managers.iter().any(has_keys) {
         return Ownership::Shared;
     }
-    // Of two that it accepts the first one keeps it: else they would take it from each other without end.
-    let is_anothers = annotated.is_some_and(|owner| *owner != object.owner_name() && accepts(owner));
-    if accepted && !is_anothers {
-        return Ownership::Accepted;
+    if accepted {
+        // Of two that it accepts the first one keeps it: else they would take it from each other without end.
+        return match annotated.filter(|owner| **owner != object.owner_name() && accepts(owner)) {
+            Some(owner) => Ownership::Foreign(format!("{owner}, which it accepts, too")),
+            None => Ownership::Accepted,
+        };
     }
     if let Some(owner) = foreign_controller(object, target) {
         return Ownership::Foreign(format!("{} {:?}", owner.kind, owner.name));

@@ -1,6 +1,7 @@
 //! An operator that is limited to some namespaces: the real one, under the roles that the chart gives it, judged by the
 //! real authorizer.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -78,11 +79,18 @@ async fn it_works_without_a_right_on_the_cluster_and_asks_for_nothing_cluster_wi
         if answer.status().is_success() { Ok(()) } else { Err(format!("{}\n{}", answer.status(), operator.log())) }
     })
     .await;
-    // It is ready when all is listed; the watches follow.
-    let watches = || control_plane.requests_of(USER).iter().filter(|request| request["verb"] == "watch").count();
-    eventually("all watches", Duration::from_secs(60), async || match watches() {
-        few if few < 10 => Err(format!("only {few}")),
-        _ => Ok(()),
+    // It is ready when all is listed; the watches follow: of three kinds, two kinds of targets, two that are offered.
+    eventually("all watches", Duration::from_secs(60), async || {
+        let requests = control_plane.requests_of(USER);
+        let watches = requests.iter().filter(|request| request["verb"] == "watch");
+        // Each begins anew now and then, from another version.
+        let selector = |uri: &str| uri.split('&').find(|part| part.starts_with("labelSelector")).map(str::to_owned);
+        let what = |request: &Value| {
+            let uri = request["requestURI"].as_str().unwrap();
+            (uri.split('?').next().map(str::to_owned), selector(uri))
+        };
+        let watched: BTreeSet<_> = watches.map(what).collect();
+        if watched.len() == 7 * TEAMS.len() { Ok(()) } else { Err(format!("{watched:#?}")) }
     })
     .await;
     let (code, log) = operator.stop().await;

@@ -368,7 +368,7 @@ async fn author(world: &World) -> Client {
         api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
     }
     let client = whole_cluster().await.control_plane.client_for_service_account(&world.namespace, "default").await;
-    // Who decides hears of it by a watch.
+    // The API server's authorizer learns of it by a watch.
     let objects: Api<prefect_sync::api::PrefectSecret> = Api::namespaced(client.clone(), &world.namespace);
     eventually("the author's rights", SOON, async || {
         objects.list(&ListParams::default()).await.map(drop).map_err(|error| error.to_string())

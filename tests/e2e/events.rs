@@ -33,7 +33,7 @@ pub(super) async fn eventually_heard(world: &World, server: &Prefect) {
 }
 
 #[tokio::test]
-async fn a_change_arrives_within_a_second_though_the_refresh_is_an_hour_away() {
+async fn a_change_arrives_by_its_event_though_the_refresh_is_an_hour_away() {
     let world = World::new("events").await;
     let server = prefect().await;
     let (block, variable) = (world.name("block"), world.name("variable"));

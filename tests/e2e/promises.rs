@@ -374,10 +374,10 @@ async fn promise_5_quiet_when_nothing_changes_and_after_a_restart() {
         }
         versions
     };
-    let (writes, seen, requests) = (world.writes().await, versions().await, proxy.answered().len());
+    let (writes, seen, requests) = (world.writes().await, versions().await, proxy.requests().len());
     // Long enough for the retry of a conflict.
     passes(&proxy, 11).await;
-    let asked = proxy.answered().split_off(requests);
+    let asked = proxy.answered_since(requests);
     assert_eq!(world.writes().await, writes);
     assert_eq!(versions().await, seen);
     // One request for the Secret blocks and one for the variables, however many objects there are.
@@ -448,7 +448,7 @@ async fn promise_6_drift_is_repaired_at_once() {
         // While the operator runs, and while it does not.
         for (what, patch) in &edits {
             edit(kind, name, patch).await;
-            eventually(&format!("{kind}: {what}, and repaired"), SOON, async || {
+            eventually(&format!("{kind}: {what}, and repaired"), Duration::from_secs(25), async || {
                 let now = shape(kind, name).await;
                 if now == right { Ok(()) } else { Err(format!("{now:?}\n{}", world.log())) }
             })

@@ -211,7 +211,7 @@ async fn limited_to_namespaces_it_has_no_right_in_the_cluster_and_needs_none() {
     let account = "limited-prefect-sync";
     let asked = Asked { client: &client, user: subject(&home, account) };
     for namespace in [&one, &two] {
-        // Who decides hears of it by a watch.
+        // The API server's authorizer learns of it by a watch.
         eventually("all that it needs", SOON, async || match asked.those(&USES, namespace, false).await {
             missing if missing.is_empty() => Ok(()),
             missing => Err(format!("it may not {missing:#?}")),

@@ -153,7 +153,7 @@ async fn take_permission(world: &World) -> RoleBinding {
     let [binding] = all.as_slice() else { panic!("only that of leader election is expected: {all:?}") };
     let name = binding.metadata.name.clone().unwrap();
     bindings(world).delete(&name, &DeleteParams::default()).await.unwrap();
-    // Who decides hears of it by a watch.
+    // The API server's authorizer learns of it by a watch.
     let client = control_plane().await.client_for_service_account("prefect-sync", "prefect-sync").await;
     let leases: Api<Lease> = Api::namespaced(client, &world.namespace);
     eventually("the permission to be taken", SOON, async || match leases.get_opt("prefect-sync").await {

@@ -23,7 +23,7 @@ async fn polling(world: &World, proxy: &Proxy, interval: &str) {
 
 /// How many requests there were that read blocks.
 fn reads(proxy: &Proxy) -> usize {
-    proxy.answered().iter().filter(|request| request.contains("block_documents")).count()
+    proxy.answered_since(0).iter().filter(|request| request.contains("block_documents")).count()
 }
 
 #[tokio::test]
@@ -134,11 +134,11 @@ async fn a_new_object_waits_for_no_refresh() {
         if proxy.requests().len() > hung { Ok(()) } else { Err("none yet".to_owned()) }
     })
     .await;
+    let since = Instant::now();
     world.apply(&one_key("new", &new, json!({}))).await;
     world.eventually_secret("new", &[("V", "v")]).await;
     // The refresh still hangs: it is given up after 30 s.
-    let refreshes = proxy.requests().iter().skip(hung).filter(|r| r.contains("/block_documents/filter")).count();
-    assert!(refreshes <= 2, "the one that hangs, and the new key's: {:?}", proxy.requests());
+    assert!(since.elapsed() < Duration::from_secs(28), "{:?}", since.elapsed());
     world.stop_operator().await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Leashed, Scratch, python};
 
-/// What a pod has to end in.
+/// How long a pod has to end.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// How the operator is started.

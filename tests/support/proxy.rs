@@ -94,11 +94,11 @@ impl Proxy {
         self.state.requests().iter().map(|(request, _)| request.clone()).collect()
     }
 
-    /// Those of them that were answered well: a server that is busy may fail one, which is asked again.
-    pub fn answered(&self) -> Vec<String> {
-        let is_well = |status: &Option<StatusCode>| status.is_some_and(|status| status.is_success());
+    /// Those after the first `count` that were answered, without those that a busy server failed: they are asked again.
+    pub fn answered_since(&self, count: usize) -> Vec<String> {
+        let counts = |status: &Option<StatusCode>| status.is_some_and(|status| !status.is_server_error());
         let requests = self.state.requests();
-        requests.iter().filter(|(_, status)| is_well(status)).map(|(request, _)| request.clone()).collect()
+        requests.iter().skip(count).filter(|(_, status)| counts(status)).map(|(request, _)| request.clone()).collect()
     }
 
     /// The `Authorization` of every request so far that had one.

@@ -15,8 +15,7 @@
 //! What the fence can't know is when the network delivers, and when the API server acts: a write that was sent in time
 //! may be carried out late. Targets and the statuses of objects name the version that they change, so such a write fails
 //! if the next leader was there before; a restart, an Event and the status of a workspace do not, and may be carried out
-//! once more. A virtual machine that goes on from a snapshot is beyond what
-//! clocks tell.
+//! once more. A virtual machine that goes on from a snapshot is beyond what clocks tell.
 //!
 //! Own code, as no crate keeps these: the one for this version of kube compares the clocks of different nodes, takes
 //! Leases without naming the version that it saw, and does not say until when one may write.
