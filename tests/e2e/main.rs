@@ -30,6 +30,7 @@ mod promises_beside;
 mod rbac;
 mod reconciling;
 mod refresh;
+mod replica;
 mod replicas;
 mod resources;
 mod restarts;
