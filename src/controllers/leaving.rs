@@ -77,9 +77,12 @@ pub(super) async fn leave<K: SyncKind>(context: &Context, store: &Store<Guarded<
             Ok(true) => return tracing::info!(%object, target, kind, "took the object's keys out"),
             Ok(false) => return,
             Err(error) => {
-                let delay = backoff(tries, target);
+                let is_last = tries + 1 == MOST_TRIES;
+                let delay = if is_last { LATER } else { backoff(tries, target) };
                 tracing::warn!(%object, target, kind, retry_in = ?delay, "taking the object's keys out: {error}");
-                tokio::time::sleep(delay).await;
+                if !is_last {
+                    tokio::time::sleep(delay).await;
+                }
             }
         }
     }
@@ -93,9 +96,8 @@ async fn try_leave<K: SyncKind>(
     (target, manager): (&str, &str),
 ) -> Result<bool, Error> {
     let Dependent { namespace, name, .. } = object;
-    let cached = || store.get(&ObjectRef::new(name).within(namespace));
-    let is_in = |cached: &Option<Arc<Guarded<K>>>| cached.as_deref().is_some_and(|object| may_be_in(object, target));
-    if is_in(&cached()) {
+    let stored = || store.get(&ObjectRef::new(name).within(namespace));
+    if may_be_in(stored().as_deref(), target) {
         return Ok(false);
     }
     let api: Api<K::Target> = Api::namespaced(client.clone(), namespace);
@@ -104,9 +106,9 @@ async fn try_leave<K: SyncKind>(
     let Some(found) = found.filter(|found| managers(&found.metadata).contains_key(manager)) else {
         return Ok(false);
     };
-    let cached = cached();
+    let cached = stored();
     // It may be back, under the same name.
-    if is_in(&cached) {
+    if may_be_in(cached.as_deref(), target) {
         return Ok(false);
     }
     if !live::agrees::<K>(client, (namespace, name), cached.as_deref().map(Resource::meta)).await? {
@@ -193,8 +195,9 @@ async fn sweep<K: SyncKind>(shared: &Shared<K>, scope: &Scope) -> Result<(), kub
     }
 }
 
-/// Whether an object's keys may be in a target: it asks for it, or had them there, or can't be parsed.
-fn may_be_in<K: SyncKind>(object: &Guarded<K>, target: &str) -> bool {
+/// Whether an object's keys may be in a target: it is there, and asks for it, or had them there, or can't be parsed.
+fn may_be_in<K: SyncKind>(object: Option<&Guarded<K>>, target: &str) -> bool {
+    let Some(object) = object else { return false };
     let targets = targets(object);
     targets.is_empty() || targets.iter().any(|name| name == target)
 }

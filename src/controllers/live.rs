@@ -28,9 +28,8 @@ pub async fn agrees<K: Resource<DynamicType = ()>>(
     (namespace, name): (&str, &str),
     cached: Option<&ObjectMeta>,
 ) -> Result<bool, Error> {
-    let doing = || format!("reading {}", display::<K>(namespace, name));
     let found = api::<K>(client, namespace).get_metadata_opt(name).await;
-    let found = found.map_err(|error| Error::kube(doing(), &error))?;
+    let found = found.map_err(|error| Error::kube(format!("reading {}", display::<K>(namespace, name)), &error))?;
     let state = |metadata: &ObjectMeta| (metadata.uid.clone(), metadata.generation);
     Ok(found.map(|found| state(&found.metadata)) == cached.map(state))
 }

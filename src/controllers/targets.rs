@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Scope;
+use super::apply::version_of;
 use super::context::Context;
 use super::kind::{SyncKind, TargetKind};
 use super::watching::{self, Failures, Patience};
 use crate::api::{OWNED_BY_LABEL, OWNER_ANNOTATION};
 use crate::sync::Dependent;
-use crate::sync::plan::Version;
 use crate::sync::target::merged_label;
 
 /// How long the first list may keep objects waiting.
@@ -111,10 +111,7 @@ fn handle<K: SyncKind, T: TargetKind>(
 
 /// The owners of a target that is not as this process left it for them.
 fn seen<K: SyncKind, T: TargetKind>(context: &Context, target: &PartialObjectMeta<T>) -> Vec<Dependent> {
-    let version = Version {
-        uid: target.uid().unwrap_or_default(),
-        resource_version: target.resource_version().unwrap_or_default(),
-    };
+    let version = version_of(&target.metadata);
     let mut owners = owners::<K, _>(context, target);
     owners.retain(|owner| context.written.get(owner).as_ref() != Some(&version));
     owners

@@ -261,21 +261,19 @@ async fn reconcile_workspace<K: WorkspaceResource>(
 ) -> Result<Action, Error> {
     let (now, context) = (now(), &shared.context);
     let subject = workspace.subject(&key.namespace);
-    let (mut reads_parent, mut above) = (false, None);
-    let gathered = match workspace.parent() {
-        None => gather(&subject, &context.client, &context.options, now).await?,
+    let (gathered, reads_parent, parent) = match workspace.parent() {
+        None => (gather(&subject, &context.client, &context.options, now).await?, false, None),
         Some(name) => {
             shared.cluster.settled().await;
             let parent = shared.cluster.get(name);
-            above = parent.as_ref().ok().cloned();
-            let parent = parent.as_ref().map_err(Clone::clone).and_then(|parent| match &parent.0 {
+            let above = parent.as_ref().map_err(Clone::clone).and_then(|parent| match &parent.0 {
                 Ok(parent) => Ok(parent.subject("")),
                 Err(_) => Err((Reason::ObjectInvalid, cluster_trouble(name, Reason::ObjectInvalid))),
             });
             let is_allowed = context.workspaces.may_use(&WorkspaceKey::cluster(name), &key.namespace);
-            reads_parent = is_allowed;
-            let above = Above { name, subject: parent.as_ref().map_err(Clone::clone), is_allowed };
-            gather_over(&above, &subject, &context.client, &context.options, now).await?
+            let above = Above { name, subject: above.as_ref().map_err(Clone::clone), is_allowed };
+            let gathered = gather_over(&above, &subject, &context.client, &context.options, now).await?;
+            (gathered, is_allowed, parent.ok())
         }
     };
     let Gathered { fingerprint, api_url, interval, stale_after, setup } = gathered;
@@ -283,8 +281,8 @@ async fn reconcile_workspace<K: WorkspaceResource>(
     // A key that came with another address, of which the cache has not heard yet, must not go to the one before.
     if usable && !context.workspaces.is_in(key, &fingerprint) {
         let is_current = live::is_current::<K>(&context.client, workspace.meta()).await?
-            && match &above {
-                Some(above) => live::is_current::<ClusterPrefectWorkspace>(&context.client, above.meta()).await?,
+            && match &parent {
+                Some(parent) => live::is_current::<ClusterPrefectWorkspace>(&context.client, parent.meta()).await?,
                 None => true,
             };
         if !is_current {

@@ -367,7 +367,7 @@ async fn a_key_that_prefect_rejects_is_that_keys_trouble_only() {
         prefect.set_secret(&good, json!(status.to_string())).await;
         world.eventually_secret("good", &[("K", &status.to_string())]).await;
         assert_eq!(world.version("Secret", "bad").await, version);
-        world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+        world.connected().await;
     }
 }
 

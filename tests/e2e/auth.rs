@@ -110,10 +110,10 @@ async fn a_key_that_comes_with_another_address_never_goes_to_the_one_before() {
         let auth = json!({"secretKeyRef": {"name": "auth"}});
         world.workspace_spec("default", &json!({"api": {"url": proxy.url(), "authString": auth}}).to_string()).await;
     };
-    let looks = || api.requests().iter().filter(|r| r.starts_with("GET ") && r.contains("/prefectworkspaces/")).count();
+    let looks = || api.gets("/prefectworkspaces/default");
     offered(&world, "auth", "auth-string", "admin:old").await;
     reads(&before).await;
-    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    world.connected().await;
 
     // The watch of the workspaces stalls; that of what they name tells of the new key.
     let looked = looks();

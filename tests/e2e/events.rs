@@ -56,8 +56,8 @@ async fn a_change_arrives_by_its_event_though_the_refresh_is_an_hour_away() {
         server.set_variable(&variable, json!(value)).await;
         world.eventually_secret("both", &[("B", &value), ("V", &value)]).await;
     }
-    // What it takes is measured by the benchmark. Without events it would be an hour.
-    println!("at most {slowest:.1?}");
+    // Loosely: what it takes is measured by the benchmark. Without events it would be an hour.
+    assert!(slowest < Duration::from_secs(25), "{slowest:?}");
     world.stop_operator().await;
 }
 

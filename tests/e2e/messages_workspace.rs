@@ -255,7 +255,7 @@ async fn a_certificate_of_an_own_authority_is_refused_until_the_ca_bundle_has_it
     let bundled = format!("api: {{url: '{url}', caBundle: {{configMapKeyRef: {{name: corp-ca}}}}}}");
     let manifests = pair("default", &bundled).replace("key: any", &format!("key: {name}"));
     world.apply(&(offered("ConfigMap", "corp-ca", ca) + &manifests)).await;
-    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    world.connected().await;
     world.eventually_secret("default", &[("X", "1")]).await;
     world.stop_operator().await;
 
@@ -272,7 +272,7 @@ async fn a_certificate_of_an_own_authority_is_refused_until_the_ca_bundle_has_it
     prefect.set_secret(&name, json!("2")).await;
     world.workspace_spec("default", &format!("{{api: {{url: '{url}'}}, refreshInterval: 1s}}")).await;
     world.eventually_secret("default", &[("X", "2")]).await;
-    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    world.connected().await;
     world.stop_operator().await;
 }
 

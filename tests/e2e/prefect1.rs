@@ -210,7 +210,7 @@ async fn whatever_prefect_1_answers_nothing_is_lost_and_one_bad_key_harms_no_oth
         // Refused credentials are tried again after a minute only; others are a new state at once.
         let patch = json!({"metadata": {"labels": {"round": reason.to_lowercase()}}});
         world.api("Secret").patch("prefect1-key", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
-        world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+        world.connected().await;
     }
     // What can't be listed there fails, and finds nothing less.
     let tags = json!({"dataFrom": [{"find": {"tags": ["x"]}}]});

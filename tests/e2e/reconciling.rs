@@ -233,11 +233,11 @@ async fn a_deletion_that_the_operator_has_not_heard_of_yet_is_not_repaired() {
     proxy.set(Mode::StallWhere("/prefectsecrets?".into()));
     let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
     for (name, how) in [("stays", orphan), ("goes", DeleteParams::background())] {
-        let (before, look) = (proxy.requests().len(), format!("/prefectsecrets/{name}"));
+        let looks = || proxy.gets(&format!("/prefectsecrets/{name}"));
+        let before = looks();
         world.api("PrefectSecret").delete(name, &how).await.unwrap();
         eventually(&format!("the operator to look whether {name} stands"), SOON, async || {
-            let looked = |request: &String| request.starts_with("GET ") && request.contains(&look);
-            if proxy.requests().iter().skip(before).any(looked) { Ok(()) } else { Err("it has not".to_owned()) }
+            if looks() > before { Ok(()) } else { Err(world.log()) }
         })
         .await;
     }

@@ -71,6 +71,20 @@ impl Replica {
         .await;
     }
 
+    /// Waits until its log has this text.
+    pub async fn eventually_says(&self, text: &str) {
+        eventually(&format!("{} to say {text:?}", self.identity), SOON, async || {
+            let log = self.operator.log();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+
+    /// Waits until it has seen a change, and was kept from writing it.
+    pub async fn eventually_held_back(&self) {
+        self.eventually_says("this replica may write no more").await;
+    }
+
     pub fn signal(&self, signal: &str) {
         let pid = self.operator.pid().to_string();
         let done = std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
@@ -162,15 +176,6 @@ pub async fn take_permission(world: &World) -> RoleBinding {
 
 pub async fn give_permission(world: &World, binding: &RoleBinding) {
     bindings(world).create(&PostParams::default(), binding).await.unwrap();
-}
-
-/// Waits until a replica has seen a change, and was kept from writing it.
-pub async fn eventually_held_back(replica: &Replica) {
-    eventually("the change to be read and its write to be held back", SOON, async || {
-        let log = replica.operator.log();
-        if log.contains("this replica may write no more") { Ok(()) } else { Err(log) }
-    })
-    .await;
 }
 
 pub async fn lease(world: &World) -> Lease {

@@ -9,9 +9,7 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{SOON, prefect, psec};
-use crate::replica::{
-    Load, Replica, eventually_held_back, eventually_holder, give_permission, lease, take_permission, world,
-};
+use crate::replica::{Load, Replica, eventually_holder, give_permission, lease, take_permission, world};
 use crate::support::{Proxy, eventually};
 
 /// The longest that nobody works after a leader died, as the README promises.
@@ -183,7 +181,7 @@ async fn a_frozen_leader_writes_nothing_when_it_wakes_and_ends() {
         // Nor does the other one write what it finds, before it does.
         standby.eventually_leads(false).await;
         load.change(&world).await;
-        eventually_held_back(&leader).await;
+        leader.eventually_held_back().await;
         assert_eq!(leader.operator.exit_code(), None);
         give_permission(&world, &permission).await;
         let code = eventually("the one that woke to end", SOON, async || {
@@ -215,7 +213,7 @@ async fn a_leader_that_can_not_renew_writes_nothing_until_it_can_again() {
     leader.eventually_leads(false).await;
     let before = leader.writes().await.len();
     load.change(&world).await;
-    eventually_held_back(&leader).await;
+    leader.eventually_held_back().await;
     let log = leader.operator.log();
     assert_eq!(leader.writes().await.len(), before, "{log}");
     let said: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -242,11 +240,7 @@ async fn a_replica_that_can_not_fill_its_caches_leaves_the_lease_to_one_that_can
     let cold = Replica::start_as(&world, "cold", (&world.namespace, "default")).await;
     let warm = Replica::start(&world, "warm").await;
     warm.eventually_leads(true).await;
-    eventually("the cold one to look for objects", SOON, async || {
-        let log = cold.operator.log();
-        if log.contains("a watch failed and is tried again") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    cold.eventually_says("a watch failed and is tried again").await;
     assert!(!cold.operator.log().contains("leading"), "{}", cold.operator.log());
 }
 
@@ -267,11 +261,7 @@ async fn a_lease_that_is_deleted_is_made_anew_by_its_holder_and_taken_by_no_othe
     assert_ne!(before.metadata.uid, after.metadata.uid);
     let held = |lease: &Lease| lease.spec.clone().map(|spec| (spec.holder_identity, spec.acquire_time));
     assert_eq!(held(&before), held(&after), "{}", standby.operator.log());
-    eventually("the standby to hear of it", SOON, async || {
-        let log = standby.operator.log();
-        if log.contains("the Lease was deleted; who held it may still write") { Ok(()) } else { Err(log) }
-    })
-    .await;
+    standby.eventually_says("the Lease was deleted; who held it may still write").await;
     Load::start(&world).await.eventually_delivered(&world).await;
     leader.eventually_leads(true).await;
     standby.eventually_leads(false).await;

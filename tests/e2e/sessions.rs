@@ -193,7 +193,7 @@ async fn an_outage_shorter_than_stale_after_writes_nothing_but_the_workspaces_st
     server.stop().await;
     world.eventually_reason("PrefectWorkspace", "default", "PrefectUnreachable").await;
     server.start_again().await;
-    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    world.connected().await;
     server.set_secret("k07", json!("v2")).await;
     world.eventually_secret("k07", &[("V", "v2")]).await;
     world.stop_operator().await;

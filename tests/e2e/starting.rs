@@ -135,13 +135,10 @@ async fn what_keeps_it_from_starting_is_said_in_one_line() {
 
 #[tokio::test]
 async fn an_api_server_that_can_not_be_reached_yet_is_waited_for() {
-    let scratch = Scratch::new("starting");
-    let kubeconfig = std::fs::read_to_string(operator_kubeconfig().await).unwrap();
-    let address = control_plane().await.url();
-    let port = ports::free();
-    let path = scratch.path().join("kubeconfig");
-    std::fs::write(&path, kubeconfig.replace(address, &format!("https://127.0.0.1:{port}"))).unwrap();
-    let namespace = control_plane().await.namespace("late").await;
+    let cluster = control_plane().await;
+    let (address, port) = (cluster.url(), ports::free());
+    let path = cluster.kubeconfig_by_way_of(&operator_kubeconfig().await, &format!("https://127.0.0.1:{port}"));
+    let namespace = cluster.namespace("late").await;
     let operator = Operator::start(Path::new(BINARY), &operator_options(path, &["--namespaces", &namespace]));
     let says = async |text: &str| {
         let log = operator.log();
@@ -167,7 +164,7 @@ async fn an_outage_is_logged_once_and_so_is_its_end() {
     let world = World::new("starting").await;
     let proxy = Proxy::start(prefect().await.url()).await;
     world.workspace(&proxy.url()).await;
-    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    world.connected().await;
     proxy.set(Mode::Answer(500, Vec::new(), String::new()));
     world.eventually_reason("PrefectWorkspace", "default", "PrefectUnreachable").await;
     let before = proxy.requests().len();
@@ -177,7 +174,7 @@ async fn an_outage_is_logged_once_and_so_is_its_end() {
     })
     .await;
     proxy.set(Mode::Pass);
-    world.eventually_reason("PrefectWorkspace", "default", "Connected").await;
+    world.connected().await;
     let log = world.stop_operator().await;
     let failed = format!("Prefect at {} answered 500; its own log says why", proxy.host());
     assert_eq!(messages(&log, "WARN"), [(failed, 1)].into(), "{log}");

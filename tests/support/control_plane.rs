@@ -167,11 +167,18 @@ impl ControlPlane {
             .build()
             .expect("a client");
         let proxy = Proxy::start_with(client, &format!("https://kubernetes:{}", address.port())).await;
-        // KUBECONFIG may be a list, whose separator is the colon.
-        let path = self.scratch.path().join(format!("{}.kubeconfig", proxy.host().replace(':', "-")));
-        let text = std::fs::read_to_string(kubeconfig).expect("a kubeconfig");
-        std::fs::write(&path, text.replace(&self.url, &format!("http://{}", proxy.host()))).expect("a kubeconfig");
+        let path = self.kubeconfig_by_way_of(kubeconfig, &format!("http://{}", proxy.host()));
         (proxy, path)
+    }
+
+    /// A kubeconfig that leads to `url` and is like `kubeconfig` else.
+    pub fn kubeconfig_by_way_of(&self, kubeconfig: &Path, url: &str) -> PathBuf {
+        // KUBECONFIG may be a list, whose separator is the colon.
+        let name = url.rsplit([':', '/']).next().expect("a port");
+        let path = self.scratch.path().join(format!("{name}.kubeconfig"));
+        let text = std::fs::read_to_string(kubeconfig).expect("a kubeconfig");
+        std::fs::write(&path, text.replace(&self.url, url)).expect("a kubeconfig");
+        path
     }
 
     /// A client that is a service account (which must exist).

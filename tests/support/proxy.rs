@@ -33,11 +33,19 @@ pub enum Mode {
     Slow(Duration),
 }
 
+/// A request that came in.
+struct Seen {
+    /// Method and path.
+    request: String,
+    authorization: Option<String>,
+    /// Of its answer, once there is one.
+    status: Option<StatusCode>,
+}
+
 struct State {
     upstream: String,
     mode: watch::Sender<Mode>,
-    requests: Mutex<Vec<(String, Option<StatusCode>)>>,
-    credentials: Mutex<Vec<String>>,
+    seen: Mutex<Vec<Seen>>,
     client: reqwest::Client,
 }
 
@@ -57,13 +65,7 @@ impl Proxy {
     /// Starts in front of the server at `origin`, which that client reaches.
     pub async fn start_with(client: reqwest::Client, origin: &str) -> Self {
         let (mode, _) = watch::channel(Mode::Pass);
-        let state = Arc::new(State {
-            upstream: origin.to_owned(),
-            mode,
-            requests: Mutex::default(),
-            credentials: Mutex::default(),
-            client,
-        });
+        let state = Arc::new(State { upstream: origin.to_owned(), mode, seen: Mutex::default(), client });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let shared = state.clone();
@@ -91,44 +93,47 @@ impl Proxy {
 
     /// All requests so far, `POST /api/variables/filter` each.
     pub fn requests(&self) -> Vec<String> {
-        self.state.requests().iter().map(|(request, _)| request.clone()).collect()
+        self.state.seen().iter().map(|seen| seen.request.clone()).collect()
+    }
+
+    /// How many GET requests whose path contains the text there were so far.
+    pub fn gets(&self, part: &str) -> usize {
+        let is_one = |seen: &&Seen| seen.request.starts_with("GET ") && seen.request.contains(part);
+        self.state.seen().iter().filter(is_one).count()
     }
 
     /// Those after the first `count` that were answered, without those that a busy server failed: they are asked again.
     pub fn answered_since(&self, count: usize) -> Vec<String> {
-        let counts = |status: &Option<StatusCode>| status.is_some_and(|status| !status.is_server_error());
-        let requests = self.state.requests();
-        requests.iter().skip(count).filter(|(_, status)| counts(status)).map(|(request, _)| request.clone()).collect()
+        let counts = |seen: &&Seen| seen.status.is_some_and(|status| !status.is_server_error());
+        self.state.seen().iter().skip(count).filter(counts).map(|seen| seen.request.clone()).collect()
     }
 
     /// The `Authorization` of every request so far that had one.
     pub fn credentials(&self) -> Vec<String> {
-        self.state.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.seen().iter().filter_map(|seen| seen.authorization.clone()).collect()
     }
 }
 
 impl State {
-    fn requests(&self) -> MutexGuard<'_, Vec<(String, Option<StatusCode>)>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 async fn handle(state: Arc<State>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let number = {
-        let mut requests = state.requests();
-        requests.push((format!("{method} {path}"), None));
-        requests.len() - 1
+        let mut seen = state.seen();
+        seen.push(Seen { request: format!("{method} {path}"), authorization, status: None });
+        seen.len() - 1
     };
     let response = answer(&state, method, path, headers, body).await;
-    state.requests()[number].1 = Some(response.status());
+    state.seen()[number].status = Some(response.status());
     response
 }
 
 async fn answer(state: &State, method: Method, path: String, headers: HeaderMap, body: Bytes) -> Response {
-    if let Some(Ok(sent)) = headers.get(header::AUTHORIZATION).map(|value| value.to_str()) {
-        state.credentials.lock().unwrap_or_else(PoisonError::into_inner).push(sent.to_owned());
-    }
     if headers.contains_key(header::UPGRADE) {
         // It passes requests only; so answers a server without a stream of events.
         return StatusCode::NOT_FOUND.into_response();
